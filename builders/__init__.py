@@ -1,0 +1,1 @@
+"""Builders: one module per published source; finds its files, indexes them, turns index rows into samples."""

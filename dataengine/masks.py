@@ -1,0 +1,477 @@
+"""Masks: COCO run-length encoding ⇄ polygons ⇄ raster, and what can be measured on them.
+
+A mask is stored as `rle`: the bytes of COCO's compressed counts, for a canvas of `height` x `width` in column-major
+order whose first run is zeros. Crops are `Crop` values: a small (h, w) bool array and the place of its top left
+corner. Native code is only ever called with input that was checked here.
+
+hotcoco does the work (bit-identical to pycocotools, measured over COCO-like masks, and 10-25 times faster);
+`DATAENGINE_MASKS=pycocotools` selects pycocotools, which is also taken where hotcoco is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
+MAX_PIXELS = 1 << 31
+
+
+class MaskError(ValueError):
+    """A segmentation that cannot be used. `reason` is a stable identifier for accounting."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A mask cut to its bounding box.
+
+    mask: (h, w) bool. x0, y0: pixel of its top left corner on the canvas.
+    """
+
+    mask: np.ndarray
+    x0: int
+    y0: int
+
+
+@cache
+def _backend() -> Any:
+    """The module that has encode, decode, merge, iou, frPyObjects, with pycocotools' signatures."""
+    names = ["hotcoco.mask", "pycocotools.mask"]
+    if os.environ.get("DATAENGINE_MASKS") == "pycocotools":
+        names.remove("hotcoco.mask")
+    for name in names[:-1]:
+        if importlib.util.find_spec(name.split(".")[0]) is not None:
+            return importlib.import_module(name)
+    return importlib.import_module(names[-1])
+
+
+def backend_name() -> str:
+    """Which library does the mask operations: `hotcoco` or `pycocotools`."""
+    return _backend().__name__.split(".")[0]
+
+
+def _dict(rle: bytes, height: int, width: int) -> dict[str, Any]:
+    return {"size": [height, width], "counts": rle}
+
+
+# --- run lengths -------------------------------------------------------------------------------------------------
+
+
+def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
+    """Run lengths of a compressed mask, checked.
+
+    The string is a base-32 variable-length code with offset 48, whose values from the fourth on are differences to
+    the run before the previous one (pycocotools, maskApi.c, rleFrString).
+
+    Returns:
+        (n,) int64; the runs alternate, zeros first, and sum to height * width.
+    Raises:
+        MaskError: `rle_invalid` (not such a code), `rle_size` (runs do not add up), or a negative run.
+    """
+    data = np.frombuffer(rle, dtype=np.uint8)
+    if data.size == 0 or ((data < 48) | (data > 111)).any():
+        raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
+    last = data < 80
+    if not last[-1]:
+        raise MaskError("rle_invalid", "RLE counts end in the middle of a number")
+    if np.diff(np.flatnonzero(last), prepend=-1).max() > 8:
+        raise MaskError("rle_invalid", "RLE counts hold a number of more than 40 bits")
+    counts = _values_from_rle(rle)
+    _check_counts(counts, height, width)
+    return counts
+
+
+def _values_from_rle(rle: bytes) -> np.ndarray:
+    data = np.frombuffer(rle, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((data & 0x20) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    shifts = 5 * (np.arange(data.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((data & 0x1F) << shifts, starts)
+    values -= ((data[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _check_counts(counts: np.ndarray, height: int, width: int) -> None:
+    if (counts < 0).any():
+        raise MaskError("rle_invalid", f"RLE run {int(np.argmax(counts < 0))} is negative")
+    total = int(counts.sum())
+    if total != height * width:
+        raise MaskError(
+            "rle_size",
+            f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels",
+        )
+
+
+def rle_from_counts(counts: Sequence[int] | np.ndarray, height: int, width: int) -> bytes:
+    """Compress run lengths (uncompressed COCO RLE), checked.
+
+    Raises:
+        MaskError: `rle_invalid` or `rle_size`.
+    """
+    _check_size(height, width)
+    runs = np.asarray(counts)
+    if runs.ndim != 1 or runs.size == 0 or runs.dtype.kind not in "iu":
+        raise MaskError("rle_invalid", "RLE counts must be a list of integers")
+    runs = runs.astype(np.int64)
+    _check_counts(runs, height, width)
+    return _rle_from_runs(runs)
+
+
+def _rle_from_runs(runs: np.ndarray) -> bytes:
+    """Compressed string of valid runs (pycocotools, maskApi.c, rleToString)."""
+    values = runs.astype(np.int64)
+    values[3:] -= runs[1:-2]
+    # number of 5-bit groups such that the remaining sign bits agree with the last group's sign bit
+    magnitude = np.where(values < 0, ~values, values)
+    groups = np.ones(values.size, dtype=np.int64)
+    limit = 16
+    while True:
+        longer = magnitude >= limit
+        if not longer.any():
+            break
+        groups += longer
+        limit <<= 5
+    ends = np.cumsum(groups)
+    place = np.arange(int(ends[-1])) - np.repeat(ends - groups, groups)
+    code = (np.repeat(values, groups) >> (5 * place)) & 0x1F
+    code |= 0x20
+    code[ends - 1] &= 0x1F
+    return (code + 48).astype(np.uint8).tobytes()
+
+
+def _check_size(height: int, width: int) -> None:
+    if height <= 0 or width <= 0 or height * width >= MAX_PIXELS:
+        raise MaskError("bad_size", f"a canvas of {height} x {width} pixels is not possible")
+
+
+def _runs_from_crop(crop: Crop, height: int, width: int) -> np.ndarray:
+    mask = crop.mask
+    h, w = mask.shape
+    padded = np.zeros((w, h + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask.T
+    columns, rows = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    flat = (columns + crop.x0) * height + rows + crop.y0
+    if h == height:  # a run that ends a column may go on in the next one
+        joined = np.flatnonzero(flat[1:-1:2] == flat[2::2]) * 2 + 1
+        flat = np.delete(flat, np.concatenate((joined, joined + 1)))
+    runs = np.diff(flat, prepend=0, append=height * width)
+    return runs[:-1] if runs[-1] == 0 and runs.size > 1 else runs
+
+
+def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
+    """Encode a crop straight onto its canvas; the full frame is never touched.
+
+    The crop must lie inside the canvas.
+    """
+    return _rle_from_runs(_runs_from_crop(crop, height, width))
+
+
+def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
+    """Decode only the bounding box of a mask.
+
+    Raises:
+        MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
+    """
+    return _crop_from_runs(counts_from_rle(rle, height, width), height)
+
+
+def _crop_from_runs(runs: np.ndarray, height: int) -> Crop:
+    edges = np.cumsum(runs)
+    starts = edges[:-1:2]
+    ends = edges[1::2]
+    starts = starts[: ends.size]
+    keep = ends > starts
+    starts, ends = starts[keep], ends[keep]
+    if starts.size == 0:
+        raise MaskError("empty_mask", "the mask has no pixel")
+    x0, x1 = int(starts[0] // height), int((ends[-1] - 1) // height) + 1
+    first, last = starts % height, (ends - 1) % height
+    if (starts // height == (ends - 1) // height).all():
+        y0, y1 = int(first.min()), int(last.max()) + 1
+    else:
+        y0, y1 = 0, height
+    steps = np.zeros((x1 - x0) * height + 1, dtype=np.int8)
+    steps[starts - x0 * height] = 1
+    steps[ends - x0 * height] -= 1
+    columns = np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(x1 - x0, height)
+    if y0 == 0 and y1 == height:
+        rows = np.flatnonzero(columns.any(axis=0))
+        y0, y1 = int(rows[0]), int(rows[-1]) + 1
+    return Crop(np.ascontiguousarray(columns[:, y0:y1].T), x0, y0)
+
+
+# --- raster ------------------------------------------------------------------------------------------------------
+
+
+def encode(mask: np.ndarray) -> bytes:
+    """(H, W) bool or uint8 {0, 1} raster to compressed RLE."""
+    if mask.ndim != 2:
+        raise MaskError("bad_size", f"a mask has two dimensions, not {mask.ndim}")
+    _check_size(*mask.shape)
+    raster = np.asfortranarray(mask.astype(bool, copy=False)).view(np.uint8)
+    return _as_bytes(_backend().encode(raster)["counts"])
+
+
+def decode(rle: bytes, height: int, width: int) -> np.ndarray:
+    """Compressed RLE to an (H, W) bool raster, column-major in memory ("Fortran order").
+
+    Raises:
+        MaskError: the RLE is malformed.
+    """
+    counts_from_rle(rle, height, width)
+    return np.asarray(_backend().decode(_dict(rle, height, width))).view(bool)
+
+
+def _as_bytes(counts: str | bytes) -> bytes:
+    return counts.encode("ascii") if isinstance(counts, str) else counts
+
+
+# --- polygons ----------------------------------------------------------------------------------------------------
+
+
+def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
+    """Check a COCO polygon list before native code sees it.
+
+    Args:
+        polygons: list of [x0, y0, x1, y1, …] in pixels; pixel centres lie at half-integers.
+    Returns:
+        one (n, 2) float64 array of x, y a polygon.
+    Raises:
+        MaskError: `polygon_odd`, `polygon_short`, `polygon_not_finite`, `polygon_out_of_frame` or
+            `segmentation_invalid`, with the polygon's index.
+    """
+    if not isinstance(polygons, list) or not polygons:
+        raise MaskError("segmentation_invalid", "a polygon segmentation must be a list of polygons")
+    arrays = []
+    for index, polygon in enumerate(polygons):
+        try:
+            array = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            array = None
+        if array is None or array.ndim != 1:
+            raise MaskError("segmentation_invalid", f"polygon {index} is no flat list of numbers")
+        if array.size % 2:
+            raise MaskError(
+                "polygon_odd",
+                f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
+            )
+        if array.size < 6:
+            raise MaskError(
+                "polygon_short",
+                f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
+            )
+        if not np.isfinite(array).all():
+            raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
+        points = array.reshape(-1, 2)
+        low, high = points.min(axis=0), points.max(axis=0)
+        if (low < -FRAME_TOLERANCE_PX).any() or (high > np.array([width, height]) + FRAME_TOLERANCE_PX).any():
+            raise MaskError(
+                "polygon_out_of_frame",
+                f"polygon {index} spans x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}, "
+                f"outside the {width} x {height} frame",
+            )
+        arrays.append(points)
+    return arrays
+
+
+def _shoelace(points: np.ndarray) -> float:
+    x, y = points[:, 0], points[:, 1]
+    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+
+
+def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
+    """Union of COCO polygons as RLE, never through a raster; pixel for pixel what pycocotools gives.
+
+    A polygon that crosses itself so that what it encloses is ambiguous is refused: the area it fills exceeds its
+    signed area by more than a tenth and half its perimeter in pixels, and shapely confirms the crossing. Small
+    loops at a vertex, of which hand-drawn outlines are full, are within that and stay as pycocotools fills them.
+
+    Raises:
+        MaskError: see `check_polygons`; `polygon_self_intersecting`.
+    """
+    _check_size(height, width)
+    arrays = check_polygons(polygons, height, width)
+    parts = _backend().frPyObjects([array.ravel().tolist() for array in arrays], height, width)
+    for index, (points, part) in enumerate(zip(arrays, parts, strict=True)):
+        signed = _shoelace(points)
+        filled = area(_as_bytes(part["counts"]))
+        perimeter = float(np.abs(np.diff(points, axis=0, append=points[:1])).sum())
+        if filled - signed > 0.1 * filled + 0.5 * perimeter and _crosses_itself(points):
+            raise MaskError(
+                "polygon_self_intersecting",
+                f"polygon {index} crosses itself: it fills {filled} px but its signed area is {signed:.0f} px",
+            )
+    merged = parts[0] if len(parts) == 1 else _backend().merge(parts)
+    return _as_bytes(merged["counts"])
+
+
+def _crosses_itself(points: np.ndarray) -> bool:
+    import shapely
+
+    return not shapely.is_valid(shapely.polygons(points))
+
+
+def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
+    """Any COCO `segmentation` value (polygons, uncompressed or compressed RLE) as compressed RLE.
+
+    Raises:
+        MaskError: with the reason; `empty_mask` where no pixel is set.
+    """
+    _check_size(height, width)
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(size, list) or size != [height, width]:
+            raise MaskError("rle_size", f"RLE size {size} is not the image's [{height}, {width}]")
+        if isinstance(counts, str | bytes):
+            try:
+                rle = _as_bytes(counts)
+            except UnicodeEncodeError:
+                raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
+            runs = counts_from_rle(rle, height, width)
+            rle = _rle_from_runs(runs)
+        elif isinstance(counts, list):
+            try:
+                rle = rle_from_counts(counts, height, width)
+            except (OverflowError, ValueError) as error:
+                if isinstance(error, MaskError):
+                    raise
+                raise MaskError("rle_invalid", "RLE counts must be a list of integers") from None
+        else:
+            raise MaskError("rle_invalid", "RLE counts are missing")
+    else:
+        rle = rle_from_polygons(segmentation, height, width)
+    if area(rle) == 0:
+        raise MaskError("empty_mask", "the segmentation covers no pixel")
+    return rle
+
+
+def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:
+    """Outlines that follow pixel edges, without holes; `rle_from_polygons` of them gives the mask back exactly.
+
+    A part with holes is cut into hole-free pieces, because COCO polygon lists cannot say "hole".
+
+    Returns:
+        (n, 2) float64 arrays of x, y at integer pixel corners.
+    """
+    import shapely
+
+    runs = counts_from_rle(rle, height, width)
+    edges = np.cumsum(runs)
+    starts, ends = edges[:-1:2], edges[1::2]
+    boxes = []
+    for start, end in zip(starts[: ends.size].tolist(), ends.tolist(), strict=True):
+        while start < end:
+            column = start // height
+            stop = min(end, (column + 1) * height)
+            boxes.append((column, start - column * height, column + 1, stop - column * height))
+            start = stop
+    if not boxes:
+        return []
+    pending = list(shapely.get_parts(shapely.union_all(shapely.box(*np.array(boxes, float).T))))
+    pieces = []
+    while pending:
+        polygon = pending.pop()
+        if not polygon.interiors:
+            pieces.append(shapely.get_coordinates(polygon.exterior)[:-1])
+            continue
+        x0, y0, x1, y1 = polygon.bounds
+        hole = polygon.interiors[0].bounds
+        cut = float(int(hole[0] + hole[2]) // 2)
+        for side in (shapely.box(x0, y0, cut, y1), shapely.box(cut, y0, x1, y1)):
+            parts = shapely.get_parts(shapely.intersection(polygon, side))
+            pending.extend(part for part in parts if part.geom_type == "Polygon")
+    return sorted(pieces, key=lambda piece: piece.ravel().tolist())
+
+
+# --- measures ----------------------------------------------------------------------------------------------------
+
+
+def area(rle: bytes) -> int:
+    """Number of set pixels of a valid RLE."""
+    return int(_values_from_rle(rle)[1::2].sum())
+
+
+def bbox_xywh(rle: bytes, height: int, width: int) -> tuple[int, int, int, int]:
+    """Tight box x, y, width, height in pixels; zeros where no pixel is set."""
+    try:
+        crop = crop_from_rle(rle, height, width)
+    except MaskError as error:
+        if error.reason == "empty_mask":
+            return 0, 0, 0, 0
+        raise
+    return crop.x0, crop.y0, crop.mask.shape[1], crop.mask.shape[0]
+
+
+def union(rles: Sequence[bytes], height: int, width: int) -> bytes:
+    """Pixels set in any of the masks; at least one mask is needed."""
+    return _merge(rles, height, width, intersect=False)
+
+
+def intersection(rles: Sequence[bytes], height: int, width: int) -> bytes:
+    """Pixels set in all of the masks; at least one mask is needed."""
+    return _merge(rles, height, width, intersect=True)
+
+
+def _merge(rles: Sequence[bytes], height: int, width: int, intersect: bool) -> bytes:
+    if not rles:
+        raise ValueError("at least one mask is needed")
+    for rle in rles:
+        counts_from_rle(rle, height, width)
+    return _as_bytes(_backend().merge([_dict(rle, height, width) for rle in rles], intersect)["counts"])
+
+
+def iou(
+    masks: Sequence[bytes],
+    others: Sequence[bytes],
+    height: int,
+    width: int,
+    crowd: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """Pairwise intersection over union.
+
+    Args:
+        crowd: one flag for each of `others`; against a crowd the union is the area of the mask itself (COCO).
+    Returns:
+        (len(masks), len(others)) float64.
+    """
+    if not masks or not others:
+        return np.zeros((len(masks), len(others)))
+    for rle in (*masks, *others):
+        counts_from_rle(rle, height, width)
+    flags = [bool(flag) for flag in crowd] if crowd is not None else [False] * len(others)
+    values = _backend().iou(
+        [_dict(rle, height, width) for rle in masks], [_dict(rle, height, width) for rle in others], flags
+    )
+    return np.asarray(values, dtype=np.float64).reshape(len(masks), len(others))
+
+
+def components(rle: bytes, height: int, width: int) -> list[Crop]:
+    """8-connected components, in raster order of their first pixel, each cut to its box."""
+    import scipy.ndimage
+
+    try:
+        crop = crop_from_rle(rle, height, width)
+    except MaskError as error:
+        if error.reason == "empty_mask":
+            return []
+        raise
+    labels, _ = scipy.ndimage.label(crop.mask, structure=np.ones((3, 3)))
+    found = scipy.ndimage.find_objects(labels)
+    return [
+        Crop(labels[place] == index, crop.x0 + place[1].start, crop.y0 + place[0].start)
+        for index, place in enumerate(found, start=1)
+    ]

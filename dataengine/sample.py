@@ -1,0 +1,175 @@
+"""The unified sample: its values, and the Arrow and JSON schemas generated from them.
+
+One `Sample` is one row of a shard. The dataclasses below are the only place where the fields are written down;
+`invariants.py` says what must hold between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT_VERSION = 1
+
+Task = Literal["genseg", "ovseg", "refseg", "grefseg", "reaseg", "gcgseg", "vgdseg", "intseg", "chat"]
+TASKS: tuple[str, ...] = get_args(Task)
+PromptKind = Literal["point", "scribble", "box", "mask"]
+PROMPT_KINDS: tuple[str, ...] = get_args(PromptKind)
+PROFILES = ("published", "strict")
+PROMPT_STATUSES = ("ok", "fallback", "none")
+
+
+def _column(arrow: str, doc: str, **kwargs: Any) -> Any:
+    """A field with its Arrow type and meaning."""
+    return field(metadata={"arrow": arrow, "doc": doc}, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture, in the layout of the Hugging Face `Image` feature."""
+
+    bytes: bytes | None = _column("binary", "the original file's bytes, never re-encoded")
+    path: str | None = _column("string", "file name; the only content in by-reference datasets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of the conversation."""
+
+    role: Literal["user", "assistant"] = _column("string", "user or assistant")
+    text: str = _column("string", "rendered text with its markers")
+    supervised: bool = _column("bool", "whether a trainer computes a loss on this turn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A simulated visual prompt, stored as geometry; bitmaps are derived (`prompts.render`)."""
+
+    kind: PromptKind = _column("string", "point, scribble, box or mask")
+    profile: Literal["published", "strict"] = _column("string", "which generator profile made it")
+    version: int = _column("int16", "version of that generator")
+    status: Literal["ok", "fallback", "none"] = _column(
+        "string", "fallback: made by the fallback chain; none: no prompt could be made"
+    )
+    points: tuple[float, ...] = _column(
+        "list<float>", "x, y pairs in pixels, at pixel centres; a box is two corners", default=()
+    )
+    parts: tuple[int, ...] = _column("list<int32>", "number of points in each stroke, box or click group", default=())
+    radius: float = _column("float", "radius in pixels with which points are drawn", default=0.0)
+    rle: bytes | None = _column("binary", "mask prompts: compressed COCO counts on the full canvas", default=None)
+    inside: float = _column("float", "share of the rendered prompt inside its object", default=0.0)
+    other: float = _column("float", "largest share of the rendered prompt inside another object", default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where an object's mask comes from. Human ground truth has origin `human` and nulls."""
+
+    origin: Literal["human", "model", "merged"] = _column("string", "human, model or merged")
+    labeler: str | None = _column("string", "name of the labeler", default=None)
+    revision: str | None = _column("string", "revision of the labeler", default=None)
+    round: int | None = _column("int16", "relabeling round", default=None)
+    score: float | None = _column("float", "labeler's confidence, 0..1", default=None)
+    stability: float | None = _column("float", "stability score, 0..1", default=None)
+    reviewer: str | None = _column("string", "who accepted it", default=None)
+
+
+HUMAN = Lineage(origin="human")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """Something annotated in the picture: an instance, a stuff segment, a referred object."""
+
+    rle: bytes = _column("binary", "compressed COCO counts, column-major, on height x width")
+    bbox: tuple[float, float, float, float] = _column("list<float>[4]", "x, y, width, height in px")
+    area: int = _column("int64", "pixels set in the mask")
+    category_id: int = _column("int32", "the source's category id")
+    annotation_id: str = _column("string", "the source's annotation id")
+    crowd: bool = _column("bool", "a crowd region; serves no condition", default=False)
+    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "simulated prompts", default=())
+    lineage: Lineage = _column("Lineage", "where the mask comes from", default=HUMAN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something to segment: a category, phrase or sentence, or one `<region>`.
+
+    `turns[turn].text[start:end]` is its `<p>…</p>` span, in code points; -1 before rendering.
+    """
+
+    kind: Literal["phrase", "region"] = _column("string", "phrase or region")
+    text: str = _column("string", "category name, phrase or sentence; a region's category name")
+    category_id: int = _column("int32", "the source's category id, -1 where there is none", default=-1)
+    objects: tuple[int, ...] = _column(
+        "list<int16>", "indices of the objects to segment; empty: nothing is to be found", default=()
+    )
+    exemplar: int = _column("int16", "object whose prompt a region shows, or -1", default=-1)
+    reference: int = _column("int16", "reference whose prompt a region shows, or -1", default=-1)
+    seg: int = _column("int16", "ordinal of its <SEG> in the sample", default=-1)
+    turn: int = _column("int16", "index of the turn its span stands in", default=-1)
+    start: int = _column("int32", "first code point of the span", default=-1)
+    end: int = _column("int32", "one past the span's last code point", default=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """An exemplar in another picture, for cross-image regions and negatives."""
+
+    image: Image = _column("Image", "the other picture")
+    image_key: str = _column("string", "identity of that picture across sources")
+    annotation_id: str = _column("string", "the source's annotation id")
+    category_id: int = _column("int32", "the source's category id")
+    height: int = _column("int32", "of the other picture, px")
+    width: int = _column("int32", "of the other picture, px")
+    rle: bytes = _column("binary", "compressed COCO counts on that picture's canvas")
+    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "simulated prompts", default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class License:
+    """Licence of the picture, where the source gives one."""
+
+    name: str | None = _column("string", "name", default=None)
+    url: str | None = _column("string", "URL", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a sample comes from, precisely enough to make it again."""
+
+    file: str = _column("string", "source file, relative to the source's root")
+    record: str = _column("string", "record in that file")
+    builder: str = _column("string", "builder name")
+    version: int = _column("int16", "builder version")
+    seed: int = _column("int64", "the build's seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One image, one conversation, the things to be segmented, and their masks."""
+
+    sample_id: str = _column("string", "{source}/{split}/{image_key}/{task}[/{n}], unique in a dataset")
+    task: Task = _column("string", "one of TASKS")
+    variant: str | None = _column("string", "genseg and ovseg: panoptic, semantic or instance; else null", default=None)
+    source: str = _column("string", "name of the source")
+    split: str = _column("string", "the source's split")
+    image: Image | None = _column("Image", "null for text-only chat")
+    image_key: str = _column("string", "identity of the picture across sources")
+    height: int = _column("int32", "px, as annotated")
+    width: int = _column("int32", "px, as annotated")
+    turns: tuple[Turn, ...] = _column("list<Turn>", "the rendered conversation", default=())
+    objects: tuple[Object, ...] = _column("list<Object>", "what is annotated and used", default=())
+    conditions: tuple[Condition, ...] = _column("list<Condition>", "what to segment", default=())
+    references: tuple[Reference, ...] = _column("list<Reference>", "exemplars in other pictures", default=())
+    ignore: bytes | None = _column("binary", "RLE of pixels that count neither way, or null", default=None)
+    license: License = _column("License", "licence of the picture", default=License())
+    provenance: Provenance = _column("Provenance", "where it comes from")
+
+
+_VALUES = {
+    value.__name__: value for value in (Image, Turn, Prompt, Lineage, Object, Condition, Reference, License, Provenance)
+}

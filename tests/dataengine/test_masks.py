@@ -1,0 +1,128 @@
+"""Masks against pycocotools as the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as oracle
+
+from dataengine import masks
+
+rasters = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
+
+
+def truth(mask: np.ndarray) -> bytes:
+    return oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+
+
+@given(rasters)
+def test_encode_decode_round_trip(mask):
+    rle = masks.encode(mask)
+    assert rle == truth(mask)
+    assert (masks.decode(rle, *mask.shape) == mask).all()
+    assert masks.area(rle) == mask.sum()
+
+
+@given(rasters)
+def test_run_lengths_round_trip(mask):
+    rle = truth(mask)
+    runs = masks.counts_from_rle(rle, *mask.shape)
+    assert runs.sum() == mask.size
+    assert masks.rle_from_counts(runs, *mask.shape) == rle
+
+
+@given(rasters)
+def test_crop_round_trip(mask):
+    height, width = mask.shape
+    if not mask.any():
+        with pytest.raises(masks.MaskError, match="no pixel"):
+            masks.crop_from_rle(truth(mask), height, width)
+        return
+    crop = masks.crop_from_rle(truth(mask), height, width)
+    full = np.zeros_like(mask)
+    h, w = crop.mask.shape
+    full[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.mask
+    assert (full == mask).all()
+    assert crop.mask.any(axis=0)[[0, -1]].all()
+    assert crop.mask.any(axis=1)[[0, -1]].all()
+    assert masks.rle_from_crop(crop, height, width) == truth(mask)
+    assert masks.bbox_xywh(truth(mask), height, width) == tuple(
+        oracle.toBbox({"size": [height, width], "counts": truth(mask)})
+    )
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)))
+def test_outlines_give_the_mask_back(mask):
+    height, width = mask.shape
+    pieces = masks.polygons_from_rle(truth(mask), height, width)
+    if not mask.any():
+        assert pieces == []
+        return
+    rles = oracle.frPyObjects([piece.ravel().tolist() for piece in pieces], height, width)
+    assert oracle.merge(rles)["counts"] == truth(mask)
+
+
+@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 30)), min_size=3, max_size=12))
+def test_polygons_equal_pycocotools(points):
+    flat = [float(v) for point in points for v in point]
+    expected = oracle.merge(oracle.frPyObjects([flat], 30, 40))["counts"]
+    try:
+        assert masks.rle_from_polygons([flat], 30, 40) == expected
+    except masks.MaskError as error:
+        assert error.reason == "polygon_self_intersecting"
+
+
+@given(rasters, st.integers(0, 2**32 - 1))
+def test_iou_union_and_intersection(mask, seed):
+    other = np.random.default_rng(seed).random(mask.shape) < 0.5
+    both, either = (mask & other), (mask | other)
+    a, b = truth(mask), truth(other)
+    assert masks.union([a, b], *mask.shape) == truth(either)
+    assert masks.intersection([a, b], *mask.shape) == truth(both)
+    expected = both.sum() / either.sum() if either.any() else 0.0
+    assert masks.iou([a], [b], *mask.shape)[0, 0] == pytest.approx(expected)
+
+
+def test_components_touch_diagonally():
+    mask = np.array([[1, 0, 0, 0], [0, 1, 0, 1]], bool)
+    found = masks.components(truth(mask), 2, 4)
+    assert [(c.x0, c.y0, int(c.mask.sum())) for c in found] == [(0, 0, 2), (3, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        pytest.param([[0, 0, 5, 0, 5]], "polygon_odd", id="odd length"),
+        pytest.param([[0, 0, 5, 0]], "polygon_short", id="two points"),
+        pytest.param([[0, 0, 5, float("nan"), 5, 5]], "polygon_not_finite", id="nan"),
+        pytest.param([[0, 0, 50, 0, 5, 5]], "polygon_out_of_frame", id="out of frame"),
+        pytest.param([[0, 0, 9, 9, 9, 0, 0, 9]], "polygon_self_intersecting", id="bow tie"),
+        pytest.param([], "segmentation_invalid", id="empty list"),
+        pytest.param("abc", "segmentation_invalid", id="text"),
+        pytest.param([["a", "b", "c", "d", "e", "f"]], "segmentation_invalid", id="words"),
+        pytest.param({"size": [10, 10], "counts": [50, 20]}, "rle_size", id="counts do not add up"),
+        pytest.param({"size": [10, 9], "counts": [100]}, "rle_size", id="another size"),
+        pytest.param({"size": [10, 10], "counts": [120, -20]}, "rle_invalid", id="negative run"),
+        pytest.param({"size": [10, 10], "counts": "\u00e9"}, "rle_invalid", id="not ascii"),
+        pytest.param({"size": [10, 10], "counts": "PPPP"}, "rle_invalid", id="unfinished number"),
+        pytest.param({"size": [10, 10], "counts": ""}, "rle_invalid", id="no counts"),
+        pytest.param({"size": [10, 10], "counts": [100]}, "empty_mask", id="no pixel"),
+    ],
+)
+def test_bad_segmentations_say_why(segmentation, reason):
+    with pytest.raises(masks.MaskError) as caught:
+        masks.rle_from_segmentation(segmentation, 10, 10)
+    assert caught.value.reason == reason
+
+
+@given(st.binary(max_size=30))
+def test_any_bytes_are_checked_before_native_code(data):
+    try:
+        runs = masks.counts_from_rle(data, 9, 7)
+    except masks.MaskError:
+        return
+    assert runs.sum() == 63
