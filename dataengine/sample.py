@@ -6,8 +6,11 @@ One `Sample` is one row of a shard. The dataclasses below are the only place whe
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 if TYPE_CHECKING:
     pass
@@ -170,6 +173,95 @@ class Sample:
     provenance: Provenance = _column("Provenance", "where it comes from")
 
 
-_VALUES = {
+_VALUES: dict[str, type] = {
     value.__name__: value for value in (Image, Turn, Prompt, Lineage, Object, Condition, Reference, License, Provenance)
 }
+
+
+# --- schemas, generated from the fields above ---------------------------------------------------------------------
+
+_SCALARS = ("string", "binary", "bool", "int16", "int32", "int64", "float")
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    if name.startswith("list<"):
+        item, _, size = name.removeprefix("list<").partition(">")
+        length = int(size.strip("[]")) if size else -1
+        return pa.list_(_arrow_type(item), length)
+    if name in _VALUES:
+        return pa.struct([(f.name, _arrow_type(f.metadata["arrow"])) for f in dataclasses.fields(_VALUES[name])])
+    types = {"string": pa.string(), "binary": pa.binary(), "bool": pa.bool_(), "float": pa.float32()}
+    return types[name] if name in types else pa.type_for_alias(name)
+
+
+def arrow_schema() -> pa.Schema:
+    """The Arrow schema of a shard."""
+    import pyarrow as pa
+
+    fields = [pa.field(f.name, _arrow_type(f.metadata["arrow"])) for f in dataclasses.fields(Sample)]
+    return pa.schema(fields, metadata={"dataengine.format": str(FORMAT_VERSION)})
+
+
+def _json_type(name: str) -> dict[str, Any]:
+    if name.startswith("list<"):
+        item, _, size = name.removeprefix("list<").partition(">")
+        bounds = {"minItems": int(size.strip("[]")), "maxItems": int(size.strip("[]"))} if size else {}
+        return {"type": "array", "items": _json_type(item), **bounds}
+    if name in _VALUES:
+        return _json_object(_VALUES[name])
+    if name == "binary":
+        return {"type": "string", "contentEncoding": "base64"}
+    kinds = {"string": "string", "bool": "boolean", "float": "number"}
+    return {"type": kinds.get(name, "integer")}
+
+
+def _json_object(value: type) -> dict[str, Any]:
+    properties = {}
+    for f in dataclasses.fields(value):
+        schema = _json_type(f.metadata["arrow"])
+        if str(f.type).endswith("| None"):
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        properties[f.name] = {**schema, "description": f.metadata["doc"]}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one sample; binary values are base64 text."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Sample", **_json_object(Sample)}
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """A sample as the plain dict that `pyarrow.Table.from_pylist(rows, schema=arrow_schema())` takes."""
+    return _plain(sample)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in _names(cast("Hashable", type(value)))}
+    return value
+
+
+@cache
+def _names(value: Hashable) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cast("Any", value)))
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """The sample of one row read back from a shard (`table.to_pylist()`)."""
+    return _value(row, "Sample")
+
+
+def _value(data: Any, name: str) -> Any:
+    if data is None:
+        return None
+    if name.startswith("list<"):
+        item = name.removeprefix("list<").partition(">")[0]
+        return tuple(_value(entry, item) for entry in data)
+    if name in _SCALARS:
+        return data
+    value = _VALUES.get(name, Sample)
+    return value(**{f.name: _value(data[f.name], f.metadata["arrow"]) for f in dataclasses.fields(value)})
