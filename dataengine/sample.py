@@ -13,6 +13,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+if TYPE_CHECKING:
     pass
 
 FORMAT_VERSION = 1
