@@ -1,0 +1,1 @@
+"""Simulated visual prompts: point, scribble, box and mask, in named profiles."""
