@@ -204,10 +204,11 @@ def _crop_from_runs(runs: np.ndarray, height: int) -> Crop:
         y0, y1 = int(first.min()), int(last.max()) + 1
     else:
         y0, y1 = 0, height
-    steps = np.zeros((x1 - x0) * height + 1, dtype=np.int8)
-    steps[starts - x0 * height] = 1
-    steps[ends - x0 * height] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(x1 - x0, height)
+    flat = np.zeros((x1 - x0) * height, dtype=bool)
+    offset = x0 * height
+    for start, end in zip((starts - offset).tolist(), (ends - offset).tolist(), strict=True):
+        flat[start:end] = True
+    columns = flat.reshape(x1 - x0, height)
     if y0 == 0 and y1 == height:
         rows = np.flatnonzero(columns.any(axis=0))
         y0, y1 = int(rows[0]), int(rows[-1]) + 1
@@ -461,17 +462,27 @@ def iou(
 
 def components(rle: bytes, height: int, width: int) -> list[Crop]:
     """8-connected components, in raster order of their first pixel, each cut to its box."""
-    import scipy.ndimage
-
     try:
         crop = crop_from_rle(rle, height, width)
     except MaskError as error:
         if error.reason == "empty_mask":
             return []
         raise
+    return components_of_crop(crop)
+
+
+def components_of_crop(crop: Crop) -> list[Crop]:
+    """`components` of a mask that is already decoded."""
+    import cv2
+    import scipy.ndimage
+
+    number, _ = cv2.connectedComponents(crop.mask.view(np.uint8), connectivity=8)
+    edges = (crop.mask[0], crop.mask[-1], crop.mask[:, 0], crop.mask[:, -1])
+    if number == 2 and all(bool(edge.any()) for edge in edges):
+        return [crop]
+    # OpenCV does not promise an order of labels
     labels, _ = scipy.ndimage.label(crop.mask, structure=np.ones((3, 3)))
-    found = scipy.ndimage.find_objects(labels)
     return [
         Crop(labels[place] == index, crop.x0 + place[1].start, crop.y0 + place[0].start)
-        for index, place in enumerate(found, start=1)
+        for index, place in enumerate(scipy.ndimage.find_objects(labels), start=1)
     ]

@@ -82,14 +82,15 @@ def shape_from_rle(rle: bytes, height: int, width: int) -> Shape:
     """
     crop = masks.crop_from_rle(rle, height, width)
     parts = []
-    for component in masks.components(rle, height, width):
-        rows, columns = np.nonzero(component.mask)
-        if rows.size <= MIN_AREA:
+    for component in masks.components_of_crop(crop):
+        in_row, in_column = component.mask.sum(axis=1), component.mask.sum(axis=0)
+        area = int(in_row.sum())
+        if area <= MIN_AREA:
             continue
         h, w = component.mask.shape
         r0, c0 = component.y0, component.x0
-        centroid = (int(rows.sum() + r0 * rows.size) / rows.size, int(columns.sum() + c0 * rows.size) / rows.size)
-        parts.append(Part(box=(r0, c0, r0 + h, c0 + w), centroid=centroid))
+        row_sum, column_sum = int(in_row @ np.arange(r0, r0 + h)), int(in_column @ np.arange(c0, c0 + w))
+        parts.append(Part(box=(r0, c0, r0 + h, c0 + w), centroid=(row_sum / area, column_sum / area)))
     return Shape(crop=crop, height=height, width=width, parts=tuple(parts))
 
 
@@ -190,7 +191,7 @@ def box_prompt(shape: Shape, draws: Draws) -> Prompt:
 
 def mask_prompt(shape: Shape) -> Prompt:
     """The pixels of the blurred mask (Gaussian, sigma 2) above its mean over the whole frame."""
-    from scipy.ndimage import gaussian_filter
+    import cv2
 
     crop = shape.crop
     h, w = crop.mask.shape
@@ -198,7 +199,8 @@ def mask_prompt(shape: Shape) -> Prompt:
     y1, x1 = min(shape.height, crop.y0 + h + REACH), min(shape.width, crop.x0 + w + REACH)
     padded = np.zeros((y1 - y0, x1 - x0))
     padded[crop.y0 - y0 : crop.y0 - y0 + h, crop.x0 - x0 : crop.x0 - x0 + w] = crop.mask
-    blurred = gaussian_filter(padded, sigma=SIGMA)
+    size = 2 * REACH + 1
+    blurred = cv2.GaussianBlur(padded, (size, size), SIGMA, borderType=cv2.BORDER_REFLECT)
     # the sum of a constant blur may round either way; nothing exceeds its mean
     kept = blurred > blurred.sum() / (shape.height * shape.width)
     if blurred.min() == blurred.max() or not kept.any():
