@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 if TYPE_CHECKING:
     import pyarrow as pa
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT_VERSION = 1
 
 Task = Literal["genseg", "ovseg", "refseg", "grefseg", "reaseg", "gcgseg", "vgdseg", "intseg", "chat"]
@@ -168,6 +165,7 @@ class Sample:
     height: int = _column("int32", "px, as annotated")
     width: int = _column("int32", "px, as annotated")
     turns: tuple[Turn, ...] = _column("list<Turn>", "the rendered conversation", default=())
+    caption: str | None = _column("string", "gcgseg: the caption with its spans; else null", default=None)
     objects: tuple[Object, ...] = _column("list<Object>", "what is annotated and used", default=())
     conditions: tuple[Condition, ...] = _column("list<Condition>", "what to segment", default=())
     references: tuple[Reference, ...] = _column("list<Reference>", "exemplars in other pictures", default=())
