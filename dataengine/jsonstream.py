@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from dataengine.builder import SourceError
+
 CHUNK = 1 << 23  # bytes read at a time
-
-
-class SourceError(ValueError):
-    """A source file that cannot be used at all. The message names the file and what was expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

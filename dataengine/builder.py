@@ -1,0 +1,126 @@
+"""The role of a builder, and the registry that finds builders by name.
+
+A builder turns one published source into samples without turns: it finds the files (`locate`), regroups them into an
+index with one row an image (`index`), and reads rows of it (`read`). A package adds one by an entry point in the group
+`dataengine.builders` that names a module with these members; see docs/add-a-source.md.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from dataengine.records import Account, Bad, Category
+from dataengine.sample import Sample
+
+GROUP = "dataengine.builders"
+
+
+class SourceError(ValueError):
+    """A source that cannot be used at all. The message names the file and what was expected."""
+
+
+class OptionError(ValueError):
+    """An option that a builder does not know or cannot use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One split of a source. files: what it is made of, by role (`annotations`, `images`), as paths or URIs."""
+
+    split: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What indexing found.
+
+    rows: images in the index, sorted. account: the records that did not reach a row. inputs: sha256 of each file read,
+    by role. fingerprint: of the index's content, the same on every machine.
+    """
+
+    rows: int
+    account: Account
+    bad: tuple[Bad, ...]
+    categories: tuple[Category, ...]
+    inputs: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What reading needs besides the index: the source's name in the recipe, the task, checked options, the seed."""
+
+    source: str
+    task: str
+    part: Part
+    categories: tuple[Category, ...]
+    options: Any
+    seed: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of one index row: samples without turns, bad records, and counts that add up."""
+
+    row: int
+    samples: list[Sample] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
+
+
+class Builder(Protocol):
+    """A module with these members is a builder."""
+
+    NAME: str
+    VERSION: int
+    TASKS: tuple[str, ...]
+
+    def parse_options(self, options: Mapping[str, Any]) -> Any:
+        """Check the `options` of a recipe. Raises OptionError."""
+        ...
+
+    def locate(self, root: str | None, files: Mapping[str, str], splits: tuple[str, ...]) -> list[Part]:
+        """Find the files of each split.
+
+        Args:
+            root: folder of the published layout, a path or URI.
+            files: paths that the recipe names itself, by role; they win over the layout.
+            splits: the wanted ones; none means all there are.
+        Raises:
+            SourceError: a file or folder is missing; the message says what was looked for, and where.
+        """
+        ...
+
+    def index(self, part: Part, target: Path) -> IndexReport:
+        """Write the index of one split in bounded memory. Raises SourceError."""
+        ...
+
+    def read(self, context: Context, index: Path, start: int, stop: int) -> Iterator[Outcome]:
+        """The outcomes of rows `start` to `stop`, in order; a pure function of its arguments and the files."""
+        ...
+
+    def find_rows(self, index: Path, groups: set[str]) -> list[int]:
+        """Rows that bad records belong to (`Bad.group`), sorted."""
+        ...
+
+
+def names() -> list[str]:
+    """Names of all builders that are installed."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
+
+
+def load(name: str) -> Builder:
+    """The builder of that name.
+
+    Raises:
+        OptionError: no installed package has it; the message lists those there are.
+    """
+    for point in importlib.metadata.entry_points(group=GROUP, name=name):
+        builder: Builder = point.load()
+        return builder
+    raise OptionError(f"there is no builder {name!r}; installed: {', '.join(names()) or 'none'}")

@@ -1,0 +1,1 @@
+"""Running tasks: in this process or on Ray, with faults that tests can inject."""

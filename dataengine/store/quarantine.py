@@ -1,0 +1,69 @@
+"""Quarantine: records that could not be built, kept with the reason and what they are, so that they can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataengine.records import MAX_PAYLOAD, Bad
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER = "quarantine"
+
+
+class BudgetError(RuntimeError):
+    """More records were quarantined than the recipe allows."""
+
+
+def schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = ("source", "split", "unit", "file", "record", "group", "reason", "message", "payload")
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def write(path: Path, source: str, split: str, bad: Sequence[Bad]) -> None:
+    """Write the quarantine of one task as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "source": source,
+            "split": split,
+            "unit": b.unit,
+            "file": b.file,
+            "record": b.record,
+            "group": b.group,
+            "reason": b.reason,
+            "message": _text(b.message),
+            "payload": _text(b.payload),
+        }
+        for b in bad
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), path, compression="zstd")
+
+
+def _text(text: str) -> str:
+    """Text that Arrow can hold: JSON may carry lone surrogates."""
+    return text[:MAX_PAYLOAD].encode("utf-8", "backslashreplace").decode()
+
+
+def read(file: Any) -> list[dict[str, str]]:
+    """The rows of one quarantine file."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, str]] = pq.read_table(file).to_pylist()
+    return rows
+
+
+def over_budget(quarantined: int, read_so_far: int, total: int, *, max_fraction: float, min_count: int) -> bool:
+    """Whether the job must stop: more than `min_count` bad records, and more than the fraction of all records.
+
+    The fraction is of all the records the job will read, where that is known (`total`), so that the order in which
+    tasks finish does not decide.
+    """
+    return quarantined > max(min_count, max_fraction * max(total, read_so_far))
