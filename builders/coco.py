@@ -1,86 +1,186 @@
-"""COCO instances: finds an annotation file, indexes it by image, and turns an index row into checked values.
+"""COCO: instances to `vgdseg`, `intseg` and instance `genseg`; panoptic PNG + json to panoptic and semantic `genseg`.
 
-Layout read: `images[{id, file_name, height, width}]`, `annotations[{id, image_id, category_id, bbox, area, iscrowd,
-segmentation}]`, `categories[{id, name, supercategory}]`; train2014 and train2017 naming alike. The index holds the
-source's own JSON records, grouped by image and sorted by id, so that a bad record can be quoted exactly.
+Where its files are → one index row an image → samples without turns. Published layout (2014 and 2017 naming):
+`annotations/instances_{split}.json`, `annotations/panoptic_{split}.json` with `annotations/panoptic_{split}/*.png`,
+pictures in `{split}/` or `images/{split}/`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from dataengine import masks
-from dataengine.jsonstream import Record, SourceError, iter_records
-from dataengine.sample import Object
+from builders import panoptic
+from builders.coco_index import Row, build_index, find_rows, is_whole, read_index
+from dataengine import images, masks, tokens
+from dataengine.builder import Context, IndexReport, OptionError, Outcome, Part, SourceError
+from dataengine.keyed import keyed
+from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
+from dataengine.sample import Condition, Image, License, Object, Provenance, Sample
+from dataengine.store.files import Folder
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+__all__ = ["NAME", "TASKS", "VERSION", "find_rows", "index", "locate", "parse_options", "read"]
 
+NAME = "coco"
 VERSION = 1
-ROWS_PER_BATCH = 256
+TASKS = ("vgdseg", "intseg", "genseg")
+VARIANTS = ("instance", "panoptic", "semantic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
-    """A record that cannot be built: where it stands, why, and what it is."""
+class Options:
+    """What a recipe may choose.
 
-    file: str
-    record: str
-    reason: str
-    message: str
-    payload: str
+    variants: of `genseg`; `instance` reads the instances file, `panoptic` and `semantic` the panoptic one.
+    categories: which are asked for in `genseg`: `all` (ascending id), `positives`, `sampled` (X-SAM's published mix:
+        half the time the positives and a random number of negatives, else all; shuffled), or `auto`: `sampled` in
+        splits named train…, `all` elsewhere.
+    max_negatives: of a sampled list; -1 for no limit.
+    max_regions: of one `intseg` sample; more objects make more samples.
+    images: `embed` the file's bytes, or `reference` its path.
+    image_namespace: whose image ids these are; by default what the file's `info.image_namespace` says, else `coco`.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.message}"
+    task: str
+    variants: tuple[str, ...] = ("panoptic", "semantic")
+    categories: str = "auto"
+    max_negatives: int = -1
+    max_regions: int = 32
+    images: str = "embed"
+    image_namespace: str | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Category:
-    """A category of the source; `name` as published, `text` as it is written in a conversation."""
-
-    id: int
-    name: str
-    text: str
-
-
-@dataclass(slots=True, kw_only=True)
-class Index:
-    """What indexing found: `images_read = images + bad images`, `annotations_read = annotations + bad annotations`."""
-
-    images: int = 0
-    annotations: int = 0
-    images_read: int = 0
-    annotations_read: int = 0
-    categories: list[Category] = field(default_factory=list)
-    bad: list[Bad] = field(default_factory=list)
-
-    def reasons(self) -> Counter[str]:
-        return Counter(bad.reason for bad in self.bad)
+    @property
+    def is_panoptic(self) -> bool:
+        return self.task == "genseg" and "instance" not in self.variants
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One image of the index with its annotations, as the source's own JSON text."""
+def parse_options(task: str, options: Mapping[str, Any]) -> Options:
+    """See `Builder.parse_options`."""
+    if task not in TASKS:
+        raise OptionError(f"{NAME} builds {', '.join(TASKS)}, not {task}")
+    known = {f.name for f in fields(Options)} - {"task"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(f"{NAME} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    values = dict(options)
+    if "variants" in values:
+        values["variants"] = tuple(values["variants"])
+    parsed = Options(task=task, **values)
+    for name, value, allowed in (
+        ("categories", parsed.categories, ("all", "positives", "sampled", "auto")),
+        ("images", parsed.images, ("embed", "reference")),
+        *(("variants", variant, VARIANTS) for variant in parsed.variants),
+    ):
+        if value not in allowed:
+            raise OptionError(f"{NAME}: {name} is one of {', '.join(allowed)}, not {value!r}")
+    if "instance" in parsed.variants and len(parsed.variants) > 1:
+        raise OptionError(f"{NAME}: instance is read from another file than panoptic and semantic; use two sources")
+    for name, number, least in (
+        ("max_regions", parsed.max_regions, 1),
+        ("max_negatives", parsed.max_negatives, -1),
+    ):
+        if not isinstance(number, int) or number < least:
+            raise OptionError(f"{NAME}: {name} is a whole number of at least {least}, not {number!r}")
+    if not parsed.variants:
+        raise OptionError(f"{NAME}: variants must name at least one of {', '.join(VARIANTS)}")
+    return parsed
 
-    image_id: int
-    image: str
-    annotations: tuple[str, ...]
+
+# --- where the files are ---------------------------------------------------------------------------------------------
+
+
+def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], options: Options) -> list[Part]:
+    """See `Builder.locate`. Roles: `annotations`, `images`, `segments` (the folder of panoptic PNGs)."""
+    kind = "panoptic" if options.is_panoptic else "instances"
+    roles = ("annotations", "images") + (("segments",) if options.is_panoptic else ())
+    unknown = sorted(set(files) - set(roles))
+    if unknown:
+        raise SourceError(f"{NAME} has no file role {unknown[0]!r} here; it has {', '.join(roles)}")
+    if "annotations" in files:
+        if len(splits) > 1:
+            raise SourceError(f"{NAME}: one annotation file is one split, but the recipe names {', '.join(splits)}")
+        stem = PurePosixPath(files["annotations"].partition("?")[0]).stem
+        found = [splits[0] if splits else stem.removeprefix(f"{kind}_")]
+    elif root is None:
+        raise SourceError(f"{NAME}: no folder is given; use --source NAME=FOLDER, or name the files in the recipe")
+    else:
+        found = _splits(Folder(root), kind, splits)
+    return [_part(root, files, split, kind, roles) for split in found]
+
+
+def _splits(root: Folder, kind: str, wanted: Sequence[str]) -> list[str]:
+    pattern = re.compile(rf"{kind}_([A-Za-z0-9_.-]+)\.json")
+    there = [m.group(1) for name in (root / "annotations").names() if (m := pattern.fullmatch(name))]
+    missing = [split for split in wanted if split not in there]
+    if missing or not there:
+        hint = f"; there are {', '.join(there)}" if there else ""
+        raise SourceError(
+            f"{root.uri}: annotations/{kind}_{missing[0] if missing else '*'}.json is missing{hint}. A COCO folder has "
+            f"annotations/{kind}_SPLIT.json and pictures in SPLIT/ or images/SPLIT/"
+        )
+    return list(wanted) or there
+
+
+def _part(root: str | None, files: Mapping[str, str], split: str, kind: str, roles: Sequence[str]) -> Part:
+    candidates = {
+        "annotations": [f"annotations/{kind}_{split}.json"],
+        "images": [split, f"images/{split}", "images"],
+        "segments": [f"annotations/panoptic_{split}", f"panoptic_{split}"],
+    }
+    found = {}
+    for role in roles:
+        wanted = "file" if role == "annotations" else "folder"
+        places = [Folder(files[role])] if role in files else []
+        if not places and root is not None:
+            places = [Folder(root) / name for name in candidates[role]]
+        there = [place.uri for place in places if place.kind() == wanted]
+        if not there:
+            tried = ", ".join(place.uri for place in places) or f"no {role} in the recipe"
+            raise SourceError(f"{NAME} {split}: the {role} {wanted} is missing (looked for: {tried})")
+        found[role] = there[0]
+    return Part(split=split, files=found)
+
+
+# --- index -----------------------------------------------------------------------------------------------------------
+
+
+def index(part: Part, options: Options, target: Path) -> IndexReport:
+    """See `Builder.index`."""
+    place = Folder(part.files["annotations"])
+    name = PurePosixPath(place.uri.partition("?")[0]).name
+    try:
+        file = place.open()
+    except OSError as error:
+        raise SourceError(f"{place.uri}: cannot be read: {error.strerror or error}") from None
+    with file:
+        found = build_index(file, name, target, key="image_id" if options.is_panoptic else "id")
+    categories = tuple(
+        Category(id=c["id"], name=c["name"], text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
+        for c in sorted(found.categories, key=lambda c: c["id"])
+    )
+    return IndexReport(
+        rows=found.images,
+        account=found.account,
+        bad=tuple(found.bad),
+        categories=categories,
+        inputs={"annotations": found.sha256},
+        extra={"licenses": found.licenses, "image_namespace": found.namespace, "file": name},
+        fingerprint=found.fingerprint,
+    )
 
 
 def clean_name(name: str) -> str:
     """A category name as it is written in a prompt: X-SAM's AAAI form ("sky-other-merged" becomes "sky")."""
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
-    return name.replace("-", " ").lower()
+    return tokens.escape(name)[0].replace("-", " ").lower()
 
 
 def image_key(namespace: str, image_id: int) -> str:
@@ -98,186 +198,135 @@ def safe_file_name(name: Any) -> str:
         raise ValueError(f"file_name {name!r} is no file name")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name):
-        raise ValueError(f"file_name {name!r} leaves the image folder")
+        raise ValueError(f"file_name {name!r} leaves its folder")
     return str(path)
 
 
-class _Spill:
-    """Record texts on disk, with what is needed to read them in another order: 28 bytes a record in memory."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.owner: list[np.ndarray] = []
-        self._rows: list[tuple[int, int, int, int]] = []
-        self._end = 0
-
-    def add(self, owner: int, key: int, text: str) -> None:
-        data = text.encode("utf-8", "surrogatepass")
-        self.file.write(data)
-        self._rows.append((owner, key, self._end, len(data)))
-        self._end += len(data)
-        if len(self._rows) == 1 << 16:
-            self._pack()
-
-    def _pack(self) -> None:
-        if self._rows:
-            self.owner.append(np.array(self._rows, dtype=np.int64))
-            self._rows = []
-
-    def ordered(self) -> np.ndarray:
-        """(n, 4) int64 of owner, key, offset, length, sorted by owner, then key."""
-        self._pack()
-        if not self.owner:
-            return np.zeros((0, 4), dtype=np.int64)
-        rows = np.concatenate(self.owner)
-        return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-
-    def text(self, offset: int, length: int) -> bytes:
-        self.file.seek(offset)
-        return self.file.read(length)
+# --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def build_index(annotations: Path, target: Path) -> Index:
-    """Read an instances file once and write its Arrow index: one row an image, sorted by image id.
+class RecordError(ValueError):
+    """A record that cannot be used; `reason` is a stable identifier for accounting."""
 
-    Memory is bounded: records are spilled to a temporary file beside the target and gathered in order.
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
-    Args:
-        annotations: `instances_{split}.json`.
-        target: the Arrow IPC file to write (image_id: int64, image: binary, annotations: list<binary>).
-    Raises:
-        SourceError: the file is missing, damaged, or not a COCO instances file.
-    """
-    name = annotations.name
-    index = Index()
-    sections: Counter[str] = Counter()
+
+def read(context: Context, index: Path, start: int, stop: int) -> Iterator[Outcome]:
+    """See `Builder.read`. Counts images and annotations; panoptic ones also segments."""
+    for row in read_index(index, start, stop):
+        yield _outcome(context, row)
+
+
+def _outcome(context: Context, row: Row) -> Outcome:
+    name = context.extra["file"]
+    outcome = Outcome(group=str(row.image_id))
     try:
-        source = annotations.open("rb")
+        base = _base(context, name, row)
+        if context.options.is_panoptic:
+            found, bad = _segments(context, name, row, base)
+        else:
+            found, bad = objects_of(row, name, base.height, base.width, {c.id for c in context.categories})
+    except RecordError as error:
+        payload = f'{{"image": {row.image}, "annotations": [{", ".join(row.annotations)}]}}'
+        outcome.bad.append(
+            Bad(
+                unit="images",
+                file=name,
+                record=f"image {row.image_id}",
+                group=str(row.image_id),
+                reason=error.reason,
+                message=str(error),
+                payload=payload[:MAX_PAYLOAD],
+            )
+        )
+        outcome.account = Account(read=Counter(images=1, annotations=len(row.annotations)))
+        outcome.account.filter("annotations", "image_quarantined", len(row.annotations))
+        outcome.account.quarantine(outcome.bad)
+        return outcome
+    outcome.bad = bad
+    outcome.samples = _samples(context, base, found)
+    outcome.account = _account(context, row, found, bad, built=bool(outcome.samples))
+    return outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The objects of a picture, and the pixels that count neither way."""
+
+    objects: tuple[Object, ...]
+    ignore: bytes | None = None
+
+
+def _account(context: Context, row: Row, found: Found, bad: list[Bad], built: bool) -> Account:
+    account = Account(read=Counter(images=1, annotations=len(row.annotations)))
+    account.quarantine(bad)
+    whole = Counter(images=1, annotations=len(found.objects))
+    if built and context.options.task == "intseg":  # crowds stay out of it
+        crowds = sum(thing.crowd for thing in found.objects)
+        whole["annotations"] -= crowds
+        account.filter("annotations", "crowd", crowds)
+    if context.options.is_panoptic:
+        refused = sum(b.unit == "segments" for b in bad)
+        account.read["segments"] = len(found.objects) + refused
+        whole = Counter(images=1, annotations=len(row.annotations), segments=len(found.objects))
+    if built:
+        account.built = whole
+    else:
+        for unit, count in whole.items():
+            account.filter(unit, "no_target", count)
+    return account
+
+
+def _base(context: Context, name: str, row: Row) -> Sample:
+    """The sample of a picture with nothing in it yet; the picture is read and its header checked."""
+    value = json.loads(row.image)
+    height, width = value.get("height"), value.get("width")
+    if not is_whole(height) or not is_whole(width) or not 0 < height * width < masks.MAX_PIXELS:
+        raise RecordError("bad_field", f"height {height!r} and width {width!r} must be whole numbers of pixels")
+    try:
+        file_name = safe_file_name(value.get("file_name"))
+    except ValueError as error:
+        raise RecordError("unsafe_file_name", str(error)) from None
+    data = _picture(Folder(context.part.files["images"]), file_name)
+    try:
+        images.check(data, height, width)
+    except images.ImageError as error:
+        raise RecordError(error.reason, f"{file_name}: {error}") from None
+    key = image_key(context.options.image_namespace or context.extra["image_namespace"] or "coco", row.image_id)
+    names = context.extra["licenses"].get(str(value.get("license")), (None, None))
+    return Sample(
+        sample_id=f"{context.source}/{context.part.split}/{key}/{context.task}",
+        task=context.options.task,
+        source=context.source,
+        split=context.part.split,
+        image=Image(bytes=data if context.options.images == "embed" else None, path=file_name),
+        image_key=key,
+        height=height,
+        width=width,
+        license=License(name=names[0], url=names[1]),
+        provenance=Provenance(
+            file=name, record=f"image {row.image_id}", builder=NAME, version=VERSION, seed=context.seed
+        ),
+    )
+
+
+def _picture(folder: Folder, file_name: str) -> bytes:
+    try:
+        return folder.read(file_name)
+    except FileNotFoundError:
+        if folder.kind() != "folder":  # not this record's fault: the source went away
+            raise SourceError(f"{folder.uri}: the image folder is gone") from None
+        raise RecordError("image_missing", f"{file_name} is not in the image folder") from None
+    except IsADirectoryError:
+        raise RecordError("image_missing", f"{file_name} is a folder") from None
     except OSError as error:
-        raise SourceError(f"{annotations}: {error.strerror}") from None
-    with (
-        source,
-        tempfile.TemporaryFile(dir=target.parent) as image_file,
-        tempfile.TemporaryFile(dir=target.parent) as annotation_file,
-    ):
-        images, found = _Spill(image_file), _Spill(annotation_file)
-        for record in iter_records(source, name):
-            sections[record.section] += 1
-            if record.section == "categories":
-                _add_category(index, name, record)
-            elif record.section == "images":
-                index.images_read += 1
-                _add(index, images, name, record, ("id", "id"))
-            elif record.section == "annotations":
-                index.annotations_read += 1
-                _add(index, found, name, record, ("image_id", "id"))
-        missing = [s for s in ("images", "annotations", "categories") if s not in sections]
-        if "images" in missing or "categories" in missing:
-            raise SourceError(f"{name}: no COCO instances file: {', '.join(missing)} missing or empty")
-        _write(index, name, images, found, target)
-    return index
+        raise RecordError("image_unreadable", f"{file_name} cannot be read: {error.strerror or error}") from None
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _add_category(index: Index, name: str, record: Record) -> None:
-    value = record.value
-    if not isinstance(value, dict) or not _whole(value.get("id")) or not isinstance(value.get("name"), str):
-        raise SourceError(f"{name}: category {record.position} needs a whole-number id and a name")
-    if any(category.id == value["id"] for category in index.categories):
-        raise SourceError(f"{name}: category id {value['id']} is given twice")
-    text = clean_name(value["name"])
-    index.categories.append(Category(id=value["id"], name=value["name"], text=text))
-
-
-def _add(index: Index, spill: _Spill, name: str, record: Record, keys: tuple[str, str]) -> None:
-    value = record.value
-    kind = record.section.removesuffix("s")
-    wrong = [key for key in keys if not isinstance(value, dict) or not _whole(value.get(key))]
-    if wrong:
-        message = f"{wrong[0]} must be a whole number"
-        place = f"{kind} number {record.position}"
-        index.bad.append(
-            Bad(file=name, record=place, reason="bad_field", message=message, payload=record.text[: 1 << 20])
-        )
-        return
-    spill.add(value[keys[0]], value[keys[1]], record.text)
-
-
-def _write(index: Index, name: str, images: _Spill, found: _Spill, target: Path) -> None:
-    import pyarrow as pa
-
-    schema = pa.schema([("image_id", pa.int64()), ("image", pa.binary()), ("annotations", pa.list_(pa.binary()))])
-    pictures = _without_duplicates(index, name, images.ordered(), images, "image", 0)
-    rows = _without_duplicates(index, name, found.ordered(), found, "annotation", 1)
-    known = np.isin(rows[:, 0], pictures[:, 0])
-    for owner, key, offset, length in rows[~known].tolist():
-        _refuse(
-            index, name, f"annotation {key}", "unknown_image", f"image {owner} does not exist", found, offset, length
-        )
-    rows = rows[known]
-    first = np.searchsorted(rows[:, 0], pictures[:, 0], "left")
-    last = np.searchsorted(rows[:, 0], pictures[:, 0], "right")
-    index.images, index.annotations = len(pictures), len(rows)
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for start in range(0, len(pictures), ROWS_PER_BATCH):
-            chunk = slice(start, start + ROWS_PER_BATCH)
-            columns = [
-                pa.array(pictures[chunk, 0]),
-                pa.array([images.text(int(o), int(n)) for _, _, o, n in pictures[chunk]], pa.binary()),
-                pa.array(
-                    [
-                        [found.text(int(o), int(n)) for _, _, o, n in rows[a:b]]
-                        for a, b in zip(first[chunk], last[chunk], strict=True)
-                    ],
-                    pa.list_(pa.binary()),
-                ),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-
-
-def _without_duplicates(index: Index, name: str, rows: np.ndarray, spill: _Spill, kind: str, column: int) -> np.ndarray:
-    """The first record in the file of each id; the others are bad."""
-    by_id = np.lexsort((rows[:, 2], rows[:, column]))
-    ids = rows[by_id, column]
-    again = np.zeros(len(rows), dtype=bool)
-    again[by_id[1:]] = ids[1:] == ids[:-1]
-    for _, key, offset, length in rows[again].tolist():
-        _refuse(index, name, f"{kind} {key}", f"duplicate_{kind}", f"id {key} is given twice", spill, offset, length)
-    return rows[~again]
-
-
-def _refuse(
-    index: Index, name: str, record: str, reason: str, message: str, spill: _Spill, offset: int, length: int
-) -> None:
-    payload = spill.text(offset, length).decode("utf-8", "replace")
-    index.bad.append(Bad(file=name, record=record, reason=reason, message=message, payload=payload))
-
-
-def read_index(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-    """Rows of an index, memory-mapped, in order."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        for number in range(start // ROWS_PER_BATCH, reader.num_record_batches):
-            base = number * ROWS_PER_BATCH
-            if stop is not None and base >= stop:
-                return
-            batch: pa.RecordBatch = reader.get_batch(number)
-            end = len(batch) if stop is None else min(len(batch), stop - base)
-            for entry in batch.slice(max(0, start - base), end - max(0, start - base)).to_pylist():
-                yield Row(
-                    image_id=entry["image_id"],
-                    image=entry["image"].decode("utf-8", "surrogatepass"),
-                    annotations=tuple(a.decode("utf-8", "surrogatepass") for a in entry["annotations"]),
-                )
-
-
-def objects_of(row: Row, file: str, height: int, width: int, categories: set[int]) -> tuple[list[Object], list[Bad]]:
-    """The objects of one image, and the annotations that cannot be used.
+def objects_of(row: Row, file: str, height: int, width: int, categories: set[int]) -> tuple[Found, list[Bad]]:
+    """The objects of one image's instances, and the annotations that cannot be used.
 
     Every annotation is in exactly one of the two. Crowds are kept, flagged.
     """
@@ -285,24 +334,179 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: set[int
     for text in row.annotations:
         value = json.loads(text)
         try:
-            objects.append(_object(value, height, width, categories))
-        except masks.MaskError as error:
-            where = f"annotation {value['id']} (image {row.image_id})"
-            bad.append(Bad(file=file, record=where, reason=error.reason, message=str(error), payload=text))
-    return objects, bad
+            category = _category(value.get("category_id"), categories)
+            rle = masks.rle_from_segmentation(value.get("segmentation"), height, width)
+            crowd = _flag(value.get("iscrowd", 0))
+        except (masks.MaskError, RecordError) as error:
+            bad.append(_bad("annotations", file, f"annotation {value['id']}", row, error, text))
+        else:
+            objects.append(_object(rle, height, width, category, str(value["id"]), crowd))
+    return Found(objects=tuple(objects)), bad
 
 
-def _object(value: dict[str, Any], height: int, width: int, categories: set[int]) -> Object:
-    category = value.get("category_id")
-    if not _whole(category) or category not in categories:
-        raise masks.MaskError("unknown_category", f"category {category!r} does not exist")
-    rle = masks.rle_from_segmentation(value.get("segmentation"), height, width)
+def _bad(unit: str, file: str, record: str, row: Row, error: masks.MaskError | RecordError, text: str) -> Bad:
+    return Bad(
+        unit=unit,
+        file=file,
+        record=f"{record} (image {row.image_id})",
+        group=str(row.image_id),
+        reason=error.reason,
+        message=str(error),
+        payload=text[:MAX_PAYLOAD],
+    )
+
+
+def _category(value: Any, categories: set[int]) -> int:
+    if not is_whole(value) or value not in categories:
+        raise RecordError("unknown_category", f"category {value!r} does not exist")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    if value not in (0, 1):  # True and False are 1 and 0
+        raise RecordError("bad_field", f"iscrowd must be 0 or 1, not {value!r}")
+    return bool(value)
+
+
+def _object(rle: bytes, height: int, width: int, category: int, annotation_id: str, crowd: bool) -> Object:
     x, y, w, h = masks.bbox_xywh(rle, height, width)
     return Object(
         rle=rle,
         bbox=(float(x), float(y), float(w), float(h)),
         area=masks.area(rle),
-        category_id=value["category_id"],
-        annotation_id=str(value["id"]),
-        crowd=bool(value.get("iscrowd", 0)),
+        category_id=category,
+        annotation_id=annotation_id,
+        crowd=crowd,
     )
+
+
+def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Found, list[Bad]]:
+    """The segments of a panoptic picture, and those that cannot be used; void pixels are ignored."""
+    if not row.annotations:
+        raise RecordError("no_segments", "the picture has no panoptic annotation")
+    value = json.loads(row.annotations[0])
+    infos = value.get("segments_info")
+    if not isinstance(infos, list) or not all(isinstance(i, dict) and is_whole(i.get("id")) for i in infos):
+        raise RecordError("bad_field", "segments_info must be a list of segments with whole-number ids")
+    if len({i["id"] for i in infos}) < len(infos):
+        raise RecordError("duplicate_segment", "segments_info gives an id twice")
+    try:
+        file_name = safe_file_name(value.get("file_name"))
+        rles = panoptic.rles_from_png(Folder(context.part.files["segments"]).read(file_name), base.height, base.width)
+    except ValueError as error:
+        reason = error.reason if isinstance(error, images.ImageError) else "unsafe_file_name"
+        raise RecordError(reason, f"panoptic PNG: {error}") from None
+    except OSError as error:
+        raise RecordError("segments_missing", f"panoptic PNG {file_name}: {error.strerror or error}") from None
+    stray = sorted(set(rles) - {i["id"] for i in infos} - {panoptic.VOID})
+    if stray:
+        raise RecordError("unknown_segment", f"the PNG has segment {stray[0]}, which segments_info does not")
+    objects, bad = [], []
+    categories = {c.id for c in context.categories}
+    for info in sorted(infos, key=lambda i: i["id"]):
+        try:
+            category = _category(info.get("category_id"), categories)
+            if info["id"] not in rles or info["id"] == panoptic.VOID:
+                raise RecordError("empty_mask", "the segment has no pixel in the PNG")
+            crowd = _flag(info.get("iscrowd", 0))
+            thing = _object(rles[info["id"]], base.height, base.width, category, str(info["id"]), crowd)
+            if info.get("area", thing.area) != thing.area:
+                raise RecordError("segment_area", f"area {info['area']!r} is stated, the PNG has {thing.area} px")
+            objects.append(thing)
+        except RecordError as error:
+            bad.append(_bad("segments", file, f"segment {info['id']}", row, error, json.dumps(info)))
+    return Found(objects=tuple(objects), ignore=rles.get(panoptic.VOID)), bad
+
+
+def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
+    options: Options = context.options
+    names = {c.id: c.text for c in context.categories}
+    base = replace(base, objects=found.objects, ignore=found.ignore)
+    targets = [i for i, thing in enumerate(found.objects) if not thing.crowd]
+    if options.task == "genseg":
+        return [_generic(context, base, variant) for variant in options.variants]
+    if not targets:
+        return []
+    if options.task == "vgdseg":
+        rng = keyed(context.seed, base.sample_id, "categories", VERSION)
+        present = sorted({found.objects[i].category_id for i in targets})
+        conditions = [
+            Condition(kind="region", text=names[c], category_id=c, objects=_of_category(found.objects, targets, c))
+            for c in rng.permutation(present).tolist()
+        ]
+        return [replace(base, conditions=tuple(conditions))]
+    chunks = [targets[at : at + options.max_regions] for at in range(0, len(targets), options.max_regions)]
+    return [_interactive(base, chunk, names, number) for number, chunk in enumerate(chunks)]
+
+
+def _of_category(objects: Sequence[Object], targets: Sequence[int], category: int) -> tuple[int, ...]:
+    return tuple(i for i in targets if objects[i].category_id == category)
+
+
+def _interactive(base: Sample, chunk: Sequence[int], names: Mapping[int, str], number: int) -> Sample:
+    """One region for each object of the chunk; the picture's other objects stay out."""
+    objects = tuple(base.objects[i] for i in chunk)
+    conditions = tuple(
+        Condition(kind="region", text=names[thing.category_id], category_id=thing.category_id, objects=(i,), exemplar=i)
+        for i, thing in enumerate(objects)
+    )
+    return replace(base, sample_id=f"{base.sample_id}/{number}", objects=objects, conditions=conditions)
+
+
+def _generic(context: Context, base: Sample, variant: str) -> Sample:
+    """Categories to segment; in the semantic variant, all pixels of a category are one object, crowds among them."""
+    base = replace(base, sample_id=f"{base.sample_id}/{variant}", variant=variant)
+    if variant == "semantic":
+        base = replace(base, objects=_merged(base))
+    targets = [i for i, thing in enumerate(base.objects) if not thing.crowd]
+    present = {base.objects[i].category_id for i in targets}
+    rng = keyed(context.seed, base.sample_id, "categories", VERSION)
+    chosen = choose_categories(
+        present, [c.id for c in context.categories], _mode(context), context.options.max_negatives, rng
+    )
+    names = {c.id: c.text for c in context.categories}
+    conditions = tuple(
+        Condition(kind="phrase", text=names[c], category_id=c, objects=_of_category(base.objects, targets, c))
+        for c in chosen
+    )
+    return replace(base, conditions=conditions)
+
+
+def _merged(base: Sample) -> tuple[Object, ...]:
+    merged = []
+    for category in sorted({thing.category_id for thing in base.objects}):
+        parts = [thing.rle for thing in base.objects if thing.category_id == category]
+        rle = masks.union(parts, base.height, base.width) if len(parts) > 1 else parts[0]
+        merged.append(_object(rle, base.height, base.width, category, f"category {category}", crowd=False))
+    return tuple(merged)
+
+
+def _mode(context: Context) -> str:
+    mode: str = context.options.categories
+    return mode if mode != "auto" else "sampled" if context.part.split.startswith("train") else "all"
+
+
+def choose_categories(
+    present: set[int], every: Sequence[int], mode: str, max_negatives: int, rng: np.random.Generator
+) -> list[int]:
+    """Category ids to ask for in one sample, in the order of the question.
+
+    `sampled` is X-SAM's training rule ("full & variant"): with probability 1/2 the positives and U{0..n} of the n
+    absent categories, else all; shuffled. Where a picture has no positives, at least one negative is asked for.
+
+    Args:
+        present: ids with an object in the picture. every: all ids, ascending.
+        max_negatives: upper bound of the negatives in a sampled list; -1 for none.
+    """
+    absent = [c for c in every if c not in present]
+    if mode == "all" or (mode == "positives" and not present):
+        return list(every)
+    positives = sorted(present)
+    if mode == "positives":
+        return positives
+    if max_negatives < 0 and rng.random() >= 0.5:
+        return [int(c) for c in rng.permutation(np.array(every))]
+    most = len(absent) if max_negatives < 0 else min(len(absent), max_negatives)
+    number = int(rng.integers(0 if positives else min(1, most), most + 1))
+    negatives = rng.permutation(np.array(absent, dtype=np.int64))[:number].tolist()
+    return [int(c) for c in rng.permutation(np.array(positives + negatives, dtype=np.int64))]

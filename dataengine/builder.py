@@ -8,7 +8,7 @@ index with one row an image (`index`), and reads rows of it (`read`). A package 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,8 @@ class IndexReport:
     """What indexing found.
 
     rows: images in the index, sorted. account: the records that did not reach a row. inputs: sha256 of each file read,
-    by role. fingerprint: of the index's content, the same on every machine.
+    by role. extra: what else `read` needs, as JSON values. fingerprint: of the index's content, the same on every
+    machine.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class IndexReport:
     bad: tuple[Bad, ...]
     categories: tuple[Category, ...]
     inputs: Mapping[str, str]
+    extra: Mapping[str, Any]
     fingerprint: str
 
 
@@ -59,15 +61,19 @@ class Context:
     task: str
     part: Part
     categories: tuple[Category, ...]
+    extra: Mapping[str, Any]
     options: Any
     seed: int
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of one index row: samples without turns, bad records, and counts that add up."""
+    """What became of one index row: samples without turns, bad records, and counts that add up.
 
-    row: int
+    group: the row's key, by which a bad record is found again (`Bad.group`).
+    """
+
+    group: str
     samples: list[Sample] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     account: Account = field(default_factory=Account)
@@ -80,11 +86,15 @@ class Builder(Protocol):
     VERSION: int
     TASKS: tuple[str, ...]
 
-    def parse_options(self, options: Mapping[str, Any]) -> Any:
-        """Check the `options` of a recipe. Raises OptionError."""
+    def parse_options(self, task: str, options: Mapping[str, Any]) -> Any:
+        """Check a recipe's task and `options`; what comes back is handed to the functions below and to workers.
+
+        Raises:
+            OptionError: the builder does not do the task, or does not know or cannot use an option.
+        """
         ...
 
-    def locate(self, root: str | None, files: Mapping[str, str], splits: tuple[str, ...]) -> list[Part]:
+    def locate(self, root: str | None, files: Mapping[str, str], splits: Sequence[str], options: Any) -> list[Part]:
         """Find the files of each split.
 
         Args:
@@ -96,7 +106,7 @@ class Builder(Protocol):
         """
         ...
 
-    def index(self, part: Part, target: Path) -> IndexReport:
+    def index(self, part: Part, options: Any, target: Path) -> IndexReport:
         """Write the index of one split in bounded memory. Raises SourceError."""
         ...
 

@@ -1,93 +1,218 @@
-"""The COCO index and its objects."""
+"""The COCO builder: files found, objects checked, samples and accounts."""
 
 from __future__ import annotations
 
+import io
 import json
-import os
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as oracle
 
-from builders import coco
-from dataengine.jsonstream import SourceError
-
-FIXTURES = Path(os.environ.get("DATAENGINE_FIXTURES", Path(__file__).parents[2].parent / "shared" / "fixtures"))
-SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
-
-
-def write(folder: Path, **sections) -> Path:
-    document = {
-        "images": [{"id": 2, "file_name": "b.jpg", "height": 9, "width": 8}, {"id": 1, "file_name": "a.jpg"}],
-        "annotations": [],
-        "categories": [{"id": 7, "name": "sky-other-merged"}],
-    } | sections
-    path = folder / "instances_x.json"
-    path.write_text(json.dumps(document))
-    return path
+from builders import coco, panoptic
+from dataengine import masks
+from dataengine.builder import Context, OptionError, SourceError
+from dataengine.keyed import keyed
+from dataengine.records import Account
 
 
-def annotation(number: int, image: int = 1, **changes) -> dict:
-    return {"id": number, "image_id": image, "category_id": 7, "segmentation": SQUARE, "iscrowd": 0} | changes
+def read_all(root: Path, folder: Path, task: str = "vgdseg", files=None, splits=(), seed: int = 0, **options):
+    """All outcomes of a tree, and the report of its index."""
+    parsed = coco.parse_options(task, options)
+    (part,) = coco.locate(str(root), files or {}, splits, parsed)
+    report = coco.index(part, parsed, folder / "index.arrow")
+    context = Context(
+        source="coco",
+        task=task,
+        part=part,
+        categories=report.categories,
+        extra=report.extra,
+        options=parsed,
+        seed=seed,
+    )
+    return list(coco.read(context, folder / "index.arrow", 0, report.rows)), report
 
 
-def test_rows_are_sorted_whatever_the_file_order(tmp_path):
-    path = write(tmp_path, annotations=[annotation(5), annotation(9, 2), annotation(3)])
-    index = coco.build_index(path, tmp_path / "index.arrow")
-    rows = list(coco.read_index(tmp_path / "index.arrow"))
-    assert [(r.image_id, [json.loads(a)["id"] for a in r.annotations]) for r in rows] == [(1, [3, 5]), (2, [9])]
-    assert (index.images, index.annotations, index.bad) == (2, 3, [])
-    assert [r.image_id for r in coco.read_index(tmp_path / "index.arrow", 1, 2)] == [2]
+def total(outcomes, report) -> Account:
+    account = Account()
+    account.add(report.account)
+    for outcome in outcomes:
+        outcome.account.check(outcome.group)
+        account.add(outcome.account)
+    account.check("all")
+    return account
 
 
-def test_bad_records_are_named_and_the_counts_add_up(tmp_path):
-    bad = [
-        annotation(3),
-        annotation(4, 99),
-        annotation("x"),
-        {"id": 6},
-        [1],
+def test_one_region_for_each_category_present(tmp_path, coco_tree):
+    tree = coco_tree(2)
+    tree.annotations += [
+        tree.annotations[0] | {"id": 500},
+        tree.annotations[0] | {"id": 501, "iscrowd": 1, "segmentation": {"size": [24, 32], "counts": [0, 100, 668]}},
     ]
-    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "again.jpg"}, {"id": None}]
-    path = write(tmp_path, images=images, annotations=[annotation(3), *bad])
-    index = coco.build_index(path, tmp_path / "index.arrow")
-    assert index.reasons() == {"duplicate_annotation": 1, "duplicate_image": 1, "unknown_image": 1, "bad_field": 4}
-    assert index.images + index.annotations + len(index.bad) == index.images_read + index.annotations_read == 9
-    assert "instances_x.json: annotation 4: image 99 does not exist" in [str(b) for b in index.bad]
-    assert any("again.jpg" in b.payload for b in index.bad)
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path)
+    sample = outcomes[0].samples[0]
+    assert sample.sample_id == "coco/train/coco/000000000001/vgdseg"
+    assert [o.annotation_id for o in sample.objects] == ["10", "11", "500", "501"]
+    assert {c.category_id: c.objects for c in sample.conditions} == {2: (0, 2), 3: (1,)}
+    assert all(c.kind == "region" and c.exemplar == -1 for c in sample.conditions)
+    assert [c.text for c in sample.conditions if c.category_id == 2] == ["kind 2"]
+    assert total(outcomes, report).built == {"images": 2, "annotations": 6}
+
+
+def test_an_image_with_nothing_to_show_is_filtered(tmp_path, coco_tree):
+    tree = coco_tree(3)
+    tree.annotations = [a for a in tree.annotations if a["image_id"] != 2]
+    tree.annotations = [a | {"iscrowd": int(a["image_id"] == 3)} for a in tree.annotations]
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path)
+    assert [len(o.samples) for o in outcomes] == [1, 0, 0]
+    assert total(outcomes, report).filtered == {"images": {"no_target": 2}, "annotations": {"no_target": 2}}
+    outcomes, report = read_all(tree.root, tmp_path, "genseg", variants=["instance"])
+    assert [len(o.samples) for o in outcomes] == [1, 1, 1]
+
+
+def test_interactive_samples_hold_one_region_an_object(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    tree.annotations = [tree.annotations[0] | {"id": n, "iscrowd": int(n == 9)} for n in range(1, 10)]
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path, "intseg", max_regions=3)
+    samples = outcomes[0].samples
+    assert [s.sample_id.rsplit("/", 2)[1:] for s in samples] == [["intseg", "0"], ["intseg", "1"], ["intseg", "2"]]
+    assert [[o.annotation_id for o in s.objects] for s in samples] == [["1", "2", "3"], ["4", "5", "6"], ["7", "8"]]
+    assert all(c.objects == (i,) and c.exemplar == i for s in samples for i, c in enumerate(s.conditions))
+    assert total(outcomes, report).filtered == {"annotations": {"crowd": 1}}
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         pytest.param({"segmentation": [[1, 1, 2, 2, 3]]}, "polygon_odd", id="odd polygon"),
+        pytest.param({"segmentation": [[1, 1, 2, 2]]}, "polygon_short", id="short polygon"),
         pytest.param({"segmentation": [[1, 1, float("nan"), 2, 3, 3]]}, "polygon_not_finite", id="nan"),
-        pytest.param({"segmentation": {"size": [9, 8], "counts": [3]}}, "rle_size", id="short rle"),
+        pytest.param({"segmentation": [[1, 1, 90, 1, 90, 9]]}, "polygon_out_of_frame", id="out of frame"),
+        pytest.param(
+            {"segmentation": [[2, 2, 20, 20, 20, 2, 2, 20]]}, "polygon_self_intersecting", id="self-intersecting"
+        ),
+        pytest.param({"segmentation": {"size": [24, 32], "counts": [3]}}, "rle_size", id="short rle"),
+        pytest.param({"segmentation": {"size": [24, 32], "counts": "0"}}, "rle_size", id="rle of nothing"),
+        pytest.param({"segmentation": {"size": [24, 32], "counts": "\x01"}}, "rle_invalid", id="rle is no code"),
         pytest.param({"segmentation": None}, "segmentation_invalid", id="no segmentation"),
         pytest.param({"category_id": 8}, "unknown_category", id="unknown category"),
         pytest.param({"category_id": [7]}, "unknown_category", id="category is a list"),
+        pytest.param({"iscrowd": "no"}, "bad_field", id="crowd is text"),
     ],
 )
-def test_bad_annotations_leave_the_good_ones(tmp_path, changes, reason):
-    path = write(tmp_path, annotations=[annotation(1), annotation(2, **changes)])
-    coco.build_index(path, tmp_path / "index.arrow")
-    row = next(coco.read_index(tmp_path / "index.arrow"))
-    objects, bad = coco.objects_of(row, path.name, 9, 8, {7})
-    assert [o.annotation_id for o in objects] == ["1"]
-    assert [b.reason for b in bad] == [reason]
-    assert str(bad[0]).startswith("instances_x.json: annotation 2 (image 1): ")
+def test_bad_annotations_leave_the_good_ones(tmp_path, coco_tree, changes, reason):
+    tree = coco_tree(1)
+    tree.annotations[1] |= changes
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path)
+    (outcome,) = outcomes
+    assert [o.annotation_id for o in outcome.samples[0].objects] == ["10"]
+    assert [b.reason for b in outcome.bad] == [reason]
+    assert str(outcome.bad[0]).startswith("instances_train.json: annotation 11 (image 1): ")
+    assert '"id": 11' in outcome.bad[0].payload
+    assert total(outcomes, report).quarantined == {"annotations": {reason: 1}}
+
+
+def cmyk(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        file = io.BytesIO()
+        image.convert("CMYK").save(file, "JPEG")
+    return file.getvalue()
+
+
+def rotated(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        file = io.BytesIO()
+        image.save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def deep(data: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((24, 32), np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def wider(data: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (33, 24)).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("", "is empty"), ('{"a": 1}', "no COCO instances file"), ('{"images": [', "cut off"), ("[]", "JSON object")],
+    ("damage", "reason"),
+    [
+        pytest.param(lambda data: data[:-40], "image_truncated", id="truncated"),
+        pytest.param(lambda data: b"", "image_unreadable", id="empty"),
+        pytest.param(lambda data: b"<html>", "image_unreadable", id="no image"),
+        pytest.param(wider, "image_size", id="another size"),
+        pytest.param(cmyk, "image_mode", id="cmyk"),
+        pytest.param(deep, "image_mode", id="16 bit"),
+        pytest.param(rotated, "image_rotated", id="rotated"),
+        pytest.param(None, "image_missing", id="missing"),
+    ],
 )
-def test_unusable_files_stop_with_their_name(tmp_path, text, message):
-    path = tmp_path / "bad.json"
-    path.write_text(text)
-    with pytest.raises(SourceError, match=message) as caught:
-        coco.build_index(path, tmp_path / "index.arrow")
-    assert "bad.json" in str(caught.value)
+def test_bad_pictures_are_quarantined_with_their_annotations_counted(tmp_path, coco_tree, damage, reason):
+    tree = coco_tree(2)
+    path = tree.root / "train" / "2.jpg"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    outcomes, report = read_all(tree.root, tmp_path)
+    assert [len(o.samples) for o in outcomes] == [1, 0]
+    (bad,) = outcomes[1].bad
+    assert (bad.reason, bad.group, bad.unit) == (reason, "2", "images")
+    assert str(bad).startswith("instances_train.json: image 2: ")
+    assert '"file_name": "2.jpg"' in bad.payload
+    account = total(outcomes, report)
+    assert account.filtered == {"annotations": {"image_quarantined": 2}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"file_name": "../../etc/passwd"}, "unsafe_file_name", id="climbs out"),
+        pytest.param({"height": 0}, "bad_field", id="no height"),
+        pytest.param({"width": "32"}, "bad_field", id="width is text"),
+        pytest.param({"width": 1 << 40}, "bad_field", id="huge"),
+    ],
+)
+def test_bad_image_records_are_quarantined(tmp_path, coco_tree, changes, reason):
+    tree = coco_tree(1)
+    tree.images[0] |= changes
+    tree.save()
+    (outcome,), _ = read_all(tree.root, tmp_path)
+    assert [b.reason for b in outcome.bad] == [reason]
+
+
+def test_a_lost_image_folder_stops(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    parsed = coco.parse_options("vgdseg", {})
+    (part,) = coco.locate(str(tree.root), {}, (), parsed)
+    report = coco.index(part, parsed, tmp_path / "index.arrow")
+    for path in (tree.root / "train").iterdir():
+        path.unlink()
+    (tree.root / "train").rmdir()
+    context = Context(
+        source="coco",
+        task="vgdseg",
+        part=part,
+        categories=report.categories,
+        extra=report.extra,
+        options=parsed,
+        seed=0,
+    )
+    with pytest.raises(SourceError, match="the image folder is gone"):
+        list(coco.read(context, tmp_path / "index.arrow", 0, 1))
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../y", "..\\a.jpg", "C:\\a.jpg", "", None, "a\0b"])
@@ -99,26 +224,184 @@ def test_file_names_cannot_leave_the_folder(name):
 def test_names():
     assert coco.safe_file_name("train2017/a.jpg") == "train2017/a.jpg"
     assert coco.image_key("coco", 139) == "coco/000000000139"
-    names = ["sky-other-merged", "wall-brick", "water-other", "Banner", "playingfield", "food-other-merged"]
-    assert [coco.clean_name(n) for n in names] == ["sky", "wall brick", "water", "banner", "playingfield", "food"]
+    names = ["sky-other-merged", "wall-brick", "water-other", "Banner", "playingfield", "food-other-merged", "a<p>"]
+    assert [coco.clean_name(n) for n in names] == [
+        "sky",
+        "wall brick",
+        "water",
+        "banner",
+        "playingfield",
+        "food",
+        "a‹p›",
+    ]
+
+
+def test_trees_are_found_in_both_layouts_and_by_name(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    options = coco.parse_options("vgdseg", {})
+    (tree.root / "images").mkdir()
+    (tree.root / "train").rename(tree.root / "images" / "train")
+    (part,) = coco.locate(str(tree.root), {}, (), options)
+    assert part.files["images"].endswith("images/train")
+    files = {"annotations": str(tree.file), "images": str(tree.root / "images" / "train")}
+    (part,) = coco.locate(None, files, ("mine",), options)
+    assert (part.split, dict(part.files)) == ("mine", files)
+
+
+@pytest.mark.parametrize(
+    ("root", "files", "splits", "message"),
+    [
+        (True, {}, ("val",), r"instances_val.json is missing; there are train"),
+        (True, {"images": "/nowhere"}, (), "images folder is missing .looked for: /nowhere"),
+        (True, {"masks": "/x"}, (), "no file role 'masks'"),
+        (False, {}, (), "no folder is given"),
+        (True, {"annotations": "/nowhere.json"}, (), "annotations file is missing"),
+    ],
+)
+def test_missing_files_are_named(coco_tree, root, files, splits, message):
+    tree = coco_tree(1)
+    with pytest.raises(SourceError, match=message):
+        coco.locate(str(tree.root) if root else None, files, splits, coco.parse_options("vgdseg", {}))
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("gcgseg", {}, "not gcgseg"),
+        ("vgdseg", {"varaints": []}, "no option 'varaints'"),
+        ("genseg", {"categories": "some"}, "categories is one of"),
+        ("genseg", {"variants": ["instance", "panoptic"]}, "use two sources"),
+        ("genseg", {"variants": []}, "at least one"),
+        ("intseg", {"max_regions": 0}, "at least 1"),
+        ("intseg", {"max_regions": "9"}, "whole number"),
+    ],
+)
+def test_options_are_checked(task, options, message):
+    with pytest.raises(OptionError, match=message):
+        coco.parse_options(task, options)
+
+
+def test_categories_are_sampled_as_published():
+    every = list(range(10, 30))
+    lists = [coco.choose_categories({12, 15}, every, "sampled", -1, keyed(n, "s")) for n in range(2000)]
+    whole = sum(len(c) == 20 for c in lists) / 2000
+    assert 0.5 <= whole < 0.58  # one half, and one in 19 of the other half
+    rest = Counter(len(c) - 2 for c in lists if len(c) < 20)
+    assert set(rest) == set(range(18))
+    assert max(rest.values()) < 2 * min(rest.values())
+    assert all({12, 15} <= set(c) <= set(every) and len(set(c)) == len(c) for c in lists)
+    assert any(c != sorted(c) for c in lists)
+    assert coco.choose_categories({12}, every, "all", -1, keyed(0)) == every
+    assert coco.choose_categories({15, 12}, every, "positives", -1, keyed(0)) == [12, 15]
+    assert coco.choose_categories(set(), every, "positives", -1, keyed(0)) == every
+    few = [coco.choose_categories({12}, every, "sampled", 3, keyed(n)) for n in range(200)]
+    assert {len(c) for c in few} == {1, 2, 3, 4}
+    assert min(len(coco.choose_categories(set(), every, "sampled", 3, keyed(n))) for n in range(50)) == 1
+
+
+def test_choice_of_categories_follows_seed_and_split(tmp_path, coco_tree):
+    tree = coco_tree(6)
+
+    def lists(split, seed=0, **options):
+        (tree.root / "annotations" / f"instances_{split}.json").write_bytes(tree.file.read_bytes())
+        files = {"images": str(tree.root / "train")}
+        found, _ = read_all(
+            tree.root, tmp_path, "genseg", files, splits=(split,), seed=seed, variants=["instance"], **options
+        )
+        return [[c.category_id for c in o.samples[0].conditions] for o in found]
+
+    assert lists("val") == [[1, 2, 3]] * 6
+    assert lists("train") == lists("train") != lists("train", seed=1)
+    assert lists("val", categories="positives") == [[2, 3], [1, 3], [1, 2]] * 2
+
+
+def png(ids: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def panoptic_tree(tree, ids: np.ndarray, segments: list[dict]) -> None:
+    folder = tree.root / "annotations" / "panoptic_train"
+    folder.mkdir(exist_ok=True)
+    (folder / "1.png").write_bytes(png(ids))
+    document = {
+        "images": tree.images,
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky-merged", "isthing": 0}],
+    }
+    (tree.root / "annotations" / "panoptic_train.json").write_text(json.dumps(document))
+
+
+IDS = np.zeros((24, 32), np.int64)
+IDS[2:9, 3:12] = 70000
+IDS[10:20, 3:12] = 300
+IDS[:, 20:] = 5
+SEGMENTS = [
+    {"id": 70000, "category_id": 1, "area": 63, "iscrowd": 0},
+    {"id": 300, "category_id": 1, "area": 90, "iscrowd": 1},
+    {"id": 5, "category_id": 2, "area": 288, "iscrowd": 0},
+]
+
+
+def test_panoptic_pictures_become_two_variants(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    panoptic_tree(tree, IDS, SEGMENTS)
+    outcomes, report = read_all(tree.root, tmp_path, "genseg", categories="all")
+    pan, sem = outcomes[0].samples
+    assert [(o.annotation_id, o.crowd, o.area) for o in pan.objects] == [
+        ("5", False, 288),
+        ("300", True, 90),
+        ("70000", False, 63),
+    ]
+    assert [(c.text, c.objects) for c in pan.conditions] == [("cat", (2,)), ("sky", (0,))]
+    assert [(o.area, o.crowd) for o in sem.objects] == [(153, False), (288, False)]
+    assert [c.objects for c in sem.conditions] == [(0,), (1,)]
+    assert (masks.decode(pan.ignore, 24, 32) == (IDS == 0)).all()
+    assert (masks.decode(pan.objects[2].rle, 24, 32) == (IDS == 70000)).all()
+    assert [s.variant for s in (pan, sem)] == ["panoptic", "semantic"]
+    assert not report.categories[1].is_thing
+    assert total(outcomes, report).built == {"images": 1, "annotations": 1, "segments": 3}
+
+
+@pytest.mark.parametrize(
+    ("ids", "segments", "unit", "reason"),
+    [
+        pytest.param(IDS, SEGMENTS[:2], "images", "unknown_segment", id="id without segment"),
+        pytest.param(
+            IDS, [*SEGMENTS, {"id": 9, "category_id": 1}], "segments", "empty_mask", id="segment without pixel"
+        ),
+        pytest.param(IDS, [SEGMENTS[0] | {"area": 64}, *SEGMENTS[1:]], "segments", "segment_area", id="area is off"),
+        pytest.param(
+            IDS, [SEGMENTS[0] | {"category_id": 9}, *SEGMENTS[1:]], "segments", "unknown_category", id="class"
+        ),
+        pytest.param(IDS, [SEGMENTS[0], *SEGMENTS], "images", "duplicate_segment", id="id twice"),
+        pytest.param(IDS[:, 1:], SEGMENTS, "images", "segments_size", id="another size"),
+        pytest.param(IDS, None, "images", "bad_field", id="no segments"),
+    ],
+)
+def test_bad_panoptic_records(tmp_path, coco_tree, ids, segments, unit, reason):
+    tree = coco_tree(1)
+    panoptic_tree(tree, ids, segments)
+    outcomes, report = read_all(tree.root, tmp_path, "genseg")
+    assert total(outcomes, report).quarantined == {unit: {reason: 1}}
+
+
+def test_png_runs_equal_the_raster():
+    ids = np.random.default_rng(0).integers(0, 3, (17, 13)) * 70001
+    rles = panoptic.rles_from_png(png(ids), 17, 13)
+    for name in (0, 70001, 140002):
+        assert rles[name] == oracle.encode(np.asfortranarray((ids == name).astype(np.uint8)))["counts"]
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_published_file_is_accounted_for(tmp_path, split):
-    path = FIXTURES / "coco" / "annotations" / f"instances_{split}.json"
-    if not path.exists():
-        pytest.skip(f"needs the COCO fixture at {path}")
-    document = json.loads(path.read_text())
-    index = coco.build_index(path, tmp_path / "index.arrow")
+def test_published_instances_are_accounted_for(tmp_path, fixtures, split):
+    document = json.loads((fixtures / "coco" / "annotations" / f"instances_{split}.json").read_text())
+    outcomes, report = read_all(fixtures / "coco", tmp_path, splits=(split,))
+    found = {int(o.annotation_id): o for outcome in outcomes for s in outcome.samples for o in s.objects}
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
-    categories = {category.id for category in index.categories}
-    found = {}
-    for row in coco.read_index(tmp_path / "index.arrow"):
-        objects, bad = coco.objects_of(row, path.name, *sizes[row.image_id], categories)
-        assert bad == []
-        found |= {int(o.annotation_id): o for o in objects}
-    assert index.images == len(document["images"])
     assert sorted(found) == sorted(a["id"] for a in document["annotations"])
+    assert total(outcomes, report).read == {"images": len(sizes), "annotations": len(found)}
     for a in document["annotations"]:
         assert found[a["id"]].crowd == bool(a["iscrowd"])
         height, width = sizes[a["image_id"]]
@@ -126,3 +409,32 @@ def test_published_file_is_accounted_for(tmp_path, split):
         truth = oracle.merge(parts) if isinstance(parts, list) else parts
         assert found[a["id"]].rle == truth["counts"]
         assert found[a["id"]].area == oracle.area(truth)
+    licenses = {entry["id"]: entry["name"] for entry in document["licenses"]}
+    by_key = {coco.image_key("coco", image["id"]): licenses[image["license"]] for image in document["images"]}
+    for outcome in outcomes:
+        for sample in outcome.samples:
+            assert sample.license.name == by_key[sample.image_key]
+
+
+def test_published_panoptic_is_accounted_for(tmp_path, fixtures):
+    folder = fixtures / "panoptic"
+    files = {
+        "annotations": str(folder / "panoptic_examples.json"),
+        "images": str(folder / "input_images"),
+        "segments": str(folder / "panoptic_examples"),
+    }
+    outcomes, report = read_all(folder, tmp_path, "genseg", files, ("val2017",), categories="all")
+    document = json.loads((folder / "panoptic_examples.json").read_text())
+    detection = json.loads((folder / "panoptic_coco_detection_format.json").read_text())["annotations"]
+    truth = Counter(
+        (a["image_id"], a["category_id"], oracle.area(a["segmentation"]), a["segmentation"]["counts"])
+        for a in detection
+    )
+    found = Counter(
+        (int(o.group), thing.category_id, thing.area, thing.rle.decode())
+        for o in outcomes
+        for thing in o.samples[0].objects
+    )
+    assert found == truth
+    assert len(report.categories) == 133
+    assert total(outcomes, report).built["segments"] == sum(len(a["segments_info"]) for a in document["annotations"])

@@ -1,0 +1,405 @@
+"""`build`: a recipe becomes a dataset. Index → plan → tasks → manifest; it can be stopped anywhere and resumed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataengine import builder, conversation, invariants
+from dataengine.builder import Context, Outcome
+from dataengine.engine.executors import run_local, run_ray
+from dataengine.engine.faults import fault_point
+from dataengine.keyed import keyed
+from dataengine.records import Account, Bad
+from dataengine.sample import Sample
+from dataengine.store import commits, quarantine
+from dataengine.store.commits import Commit
+from dataengine.store.files import Folder, Stored
+from dataengine.store.lock import driver_lock
+from dataengine.store.shards import ShardWriter
+from pipelines import plan as planning
+from pipelines import prompting
+from pipelines.plan import Job, Plan, ShardTask, Split
+from pipelines.progress import Progress, silent
+from pipelines.recipe import PromptSpec, Recipe
+
+INDEX = "index"
+
+
+class ResumeError(ValueError):
+    """The output holds something that this build cannot go on with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a build runs; none of it changes what it gives, save seed and limit.
+
+    engine: `local`, `ray`, or None for Ray where there is more than one worker and task. limit: pictures of each split.
+    """
+
+    workers: int = 1
+    engine: str | None = None
+    resume: bool = False
+    limit: int | None = None
+    seed: int | None = None
+
+
+def run(
+    recipe: Recipe,
+    out: str,
+    settings: Settings,
+    progress: Progress = silent,
+    order: Callable[[list[ShardTask]], list[ShardTask]] = list,
+) -> dict[str, Any]:
+    """Build a dataset; returns its manifest.
+
+    Args:
+        order: in which order tasks are started; the result does not depend on it.
+    Raises:
+        SourceError, OptionError: a source cannot be used.
+        LockedError: another build writes to `out`. ResumeError: `out` holds something else.
+        BudgetError: too many bad records. NondeterminismError, DatasetError: what stands there is not what was built.
+        OSError: the output cannot be written; what is committed stays.
+    """
+    folder = Folder(out if Folder(out).is_local else out.rstrip("/"))
+    refuse_foreign(folder, settings.resume)
+    folder.make()
+    with driver_lock(folder) as renew:
+        commits.remove_temporary_files(folder)
+        progress.start(folder)
+        seed = recipe.seed if settings.seed is None else settings.seed
+        with _index_folder(folder) as place:
+            splits = index(recipe, place, progress)
+            plan = planning.make(recipe, splits, seed, settings.limit)
+            _settle_plan(folder, plan)
+            if folder.exists(commits.MANIFEST):
+                manifest = _finished(folder, plan)
+            else:
+                job = _job(recipe, folder, splits, seed, place)
+                done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
+                manifest = commits.write_manifest(folder, {**plan.identity, "plan": plan.hash}, done)
+        fault_point("manifest")
+        progress.end(manifest)
+    return manifest
+
+
+def refuse_foreign(folder: Folder, resume: bool) -> None:
+    """Raise ResumeError where the output holds something that must not be written over."""
+    there = [name for name in folder.names() if name not in ("status.json", ".lock")]
+    if commits.MANIFEST in there and not resume:
+        raise ResumeError(f"{folder.uri}: a finished dataset stands here; choose another --out")
+    if planning.PLAN in there and not resume:
+        raise ResumeError(
+            f"{folder.uri}: an unfinished build stands here; add --resume to go on, or choose another --out"
+        )
+    if there and planning.PLAN not in there and not all(name.endswith(".tmp") for name in there):
+        raise ResumeError(f"{folder.uri}: not empty, and no build of ours ({there[0]}); choose another --out")
+
+
+# --- index and plan --------------------------------------------------------------------------------------------------
+
+
+class _index_folder:
+    """Where indexes stand while a build runs: in a local output itself, else in a temporary folder."""
+
+    def __init__(self, out: Folder) -> None:
+        self.path = out.path / INDEX if out.is_local else Path(tempfile.mkdtemp(prefix="dataengine-index-"))
+        self.keep_on_error = out.is_local
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def index(recipe: Recipe, place: Path, progress: Progress = silent) -> list[Split]:
+    """Find and index every split of every source of a recipe."""
+    found = []
+    for name, spec in sorted(recipe.sources.items()):
+        made = builder.load(spec.builder)
+        options = made.parse_options(spec.task, spec.options)
+        for part in made.locate(spec.root, spec.files, spec.splits, options):
+            progress.say(f"indexing {name}/{part.split}")
+            target = place / f"{name}-{part.split}.arrow"
+            report = made.index(part, options, target)
+            found.append(Split(source=name, spec=spec, part=part, options=options, report=report, index=target))
+    return found
+
+
+def _settle_plan(folder: Folder, plan: Plan) -> None:
+    """Write the plan, or check that it is the one that was begun."""
+    if folder.exists(planning.PLAN):
+        with folder.open(planning.PLAN) as file:
+            before, identity = planning.identity_of(file)
+        if before != plan.hash:
+            raise ResumeError(
+                f"{folder.uri}: cannot be resumed, because what goes into it changed: "
+                f"{planning.difference(identity, dict(plan.identity))}"
+            )
+        return
+    with folder.staging(planning.PLAN) as staged:
+        planning.to_parquet(plan, staged)
+        folder.publish(staged, planning.PLAN)
+    fault_point("plan")
+
+
+def _finished(folder: Folder, plan: Plan) -> dict[str, Any]:
+    manifest = commits.read_manifest(folder)
+    if manifest["plan"] != plan.hash:
+        raise ResumeError(f"{folder.uri}: a finished dataset of another plan stands here; choose another --out")
+    return manifest
+
+
+def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, place: Path) -> Job:
+    indexes = {}
+    for split in splits:
+        where = str(split.index)
+        if not folder.is_local:
+            name = f"{INDEX}/{split.index.name}"
+            folder.replace(name, split.index.read_bytes())
+            where = (folder / name).uri
+        indexes[split.key] = (where, split.report.fingerprint)
+    return Job(
+        out=folder.uri if not folder.is_local else str(folder.path.absolute()),
+        builders={split.key: split.spec.builder for split in splits},
+        contexts={split.key: context_of(split, seed) for split in splits},
+        indexes=indexes,
+        prompts=recipe.prompts,
+        seed=seed,
+    )
+
+
+def context_of(split: Split, seed: int) -> Context:
+    """What the builder needs to read a split."""
+    return Context(
+        source=split.source,
+        task=split.spec.task,
+        part=split.part,
+        categories=split.report.categories,
+        extra=split.report.extra,
+        options=split.options,
+        seed=seed,
+    )
+
+
+def _run_tasks(
+    recipe: Recipe,
+    folder: Folder,
+    job: Job,
+    plan: Plan,
+    splits: Sequence[Split],
+    settings: Settings,
+    progress: Progress,
+    order: Callable[[list[ShardTask]], list[ShardTask]],
+    renew: Callable[[], None],
+) -> list[Commit]:
+    done: list[Commit] = []
+    todo: list[ShardTask] = []
+    by_key = {split.key: split for split in splits}
+    for task in plan.tasks:
+        commit = commits.read(folder, task.task_id)
+        if commit is not None:
+            commits.verify_files(folder, commit)
+            done.append(commit)
+        elif task.shard is None:
+            done.append(_commit_index(folder, task, by_key[f"{task.source}/{task.split}"]))
+        else:
+            todo.append(task)
+    expected = sum(split.report.rows for split in splits)
+    progress.plan(plan, done)
+    use_ray = settings.engine == "ray" or (settings.engine is None and settings.workers > 1 and len(todo) > 1)
+    results: Iterator[Commit | None]
+    results = (
+        run_ray(build_task, job, order(todo), settings.workers) if use_ray else run_local(build_task, job, order(todo))
+    )
+    _check_budget(recipe, done, expected)
+    for commit in results:
+        renew()
+        if commit is not None:
+            done.append(commit)
+            _check_budget(recipe, done, expected)
+        progress.update(commit)
+    return done
+
+
+def _check_budget(recipe: Recipe, done: Sequence[Commit], expected: int) -> None:
+    bad = sum(commit.account.num_quarantined() for commit in done)
+    read = sum(commit.account.read.total() for commit in done)
+    budget = recipe.budget
+    if quarantine.over_budget(bad, read, expected, max_fraction=budget.max_fraction, min_count=budget.min_count):
+        reasons = Account()
+        for commit in done:
+            reasons.add(commit.account)
+        listed = {unit: dict(counter.most_common(5)) for unit, counter in reasons.quarantined.items()}
+        raise quarantine.BudgetError(
+            f"{bad} records are quarantined, more than the budget of {budget.min_count} records or "
+            f"{budget.max_fraction:.1%}: {listed}. See the quarantine folder; raise `budget` in the recipe to go on"
+        )
+
+
+def _commit_index(folder: Folder, task: ShardTask, split: Split) -> Commit:
+    """The commit of what indexing refused."""
+    return _commit(folder, task, None, Written(), list(split.report.bad), split.report.account)
+
+
+# --- one task --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Written:
+    """What a task has written to its shard."""
+
+    rows: int = 0
+    objects: int = 0
+    logical_hash: str | None = None
+    tasks: dict[str, int] | None = None
+    prompts: dict[str, int] | None = None
+
+    def add(self, sample: Sample) -> None:
+        self.rows += 1
+        self.objects += len(sample.objects)
+        self.tasks = self.tasks or {}
+        self.tasks[sample.task] = self.tasks.get(sample.task, 0) + 1
+        self.prompts = self.prompts or {}
+        for thing in sample.objects:
+            for prompt in thing.prompts:
+                key = f"{prompt.kind}/{prompt.status}"
+                self.prompts[key] = self.prompts.get(key, 0) + 1
+
+
+def build_task(job: Job, task: ShardTask) -> Commit:
+    """Build and commit one shard: a pure function of the task, safe to repeat at any time, anywhere."""
+    out = Folder(job.out)
+    commit = commits.read(out, task.task_id)
+    if commit is not None:
+        return commit
+    if task.shard is None:
+        raise AssertionError("what indexing refused is committed by the driver")
+    key = f"{task.source}/{task.split}"
+    account, bad, written = Account(), list[Bad](), Written()
+    outcomes = builder.load(job.builders[key]).read(
+        job.contexts[key], _local_index(*job.indexes[key]), task.start, task.stop
+    )
+    with out.staging(task.shard) as staged:
+        writer = ShardWriter(staged)
+        try:
+            for outcome in outcomes:
+                finished = finish(outcome, job.prompts, job.seed)
+                for sample in finished.samples:
+                    writer.write(sample, checked=True)
+                    written.add(sample)
+                bad += finished.bad
+                account.add(finished.account)
+            written.logical_hash = writer.close()
+        except BaseException:
+            writer.abort()
+            raise
+        fault_point("written")
+        shard = out.publish(staged, task.shard) if written.rows else None
+    return _commit(out, task, shard, written, bad, account)
+
+
+def _commit(
+    out: Folder, task: ShardTask, shard: Stored | None, written: Written, bad: list[Bad], account: Account
+) -> Commit:
+    account.check(str(task))
+    refused = None
+    if bad:
+        name = f"{quarantine.FOLDER}/{task.task_id}.parquet"
+        with out.staging(name) as staged:
+            quarantine.write(staged, task.source, task.split, bad)
+            refused = out.publish(staged, name)
+    commit = Commit(
+        task_id=task.task_id,
+        source=task.source,
+        split=task.split,
+        start=task.start,
+        stop=task.stop,
+        rows=written.rows,
+        shard=shard,
+        logical_hash=written.logical_hash if written.rows else None,
+        quarantine=refused,
+        tasks=written.tasks or {},
+        objects=written.objects,
+        prompts=written.prompts or {},
+        account=account,
+    )
+    fault_point("commit")
+    commits.write(out, commit)
+    return commit
+
+
+def _local_index(where: str, fingerprint: str) -> Path:
+    """The index as a local file that can be mapped; fetched once a machine where it stands in an object store."""
+    if Folder(where).is_local:
+        return Path(where)
+    target = Path(tempfile.gettempdir()) / f"dataengine-index-{fingerprint}.arrow"
+    if not target.exists():
+        part = target.with_suffix(f".{uuid.uuid4().hex}")
+        with Folder(where).open() as source, part.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        part.replace(target)
+    return target
+
+
+def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
+    """Prompts, exemplars and conversation for the samples of one picture, checked.
+
+    Where one of its samples does not hold, the whole picture is quarantined.
+    """
+    if not outcome.samples:
+        return outcome
+    account = Account()
+    account.add(outcome.account)
+    samples: Sequence[Sample] = outcome.samples
+    try:
+        if prompts is not None:
+            prompted = prompting.attach(samples, prompts, seed)
+            samples = prompted.samples
+            account.read["conditions"] += prompted.conditions + prompted.dropped
+            account.built["conditions"] += prompted.conditions
+            account.filter("conditions", "no_prompt", prompted.dropped)
+        rendered = [
+            conversation.render(s, keyed(seed, s.sample_id, "conversation", conversation.VERSION)) for s in samples
+        ]
+        for sample in rendered:
+            invariants.check(sample)
+    except ValueError as error:
+        return _refused(outcome, error)
+    if not rendered:
+        _filter_built(account, "no_prompt")
+    return replace(outcome, samples=rendered, account=account)
+
+
+def _filter_built(account: Account, reason: str) -> None:
+    for unit, number in account.built.items():
+        account.filter(unit, reason, number)
+    account.built.clear()
+
+
+def _refused(outcome: Outcome, error: ValueError) -> Outcome:
+    """The outcome of a picture one of whose samples does not hold."""
+    origin = outcome.samples[0].provenance
+    bad = Bad(
+        unit="images",
+        file=origin.file,
+        record=origin.record,
+        group=outcome.group,
+        reason=getattr(error, "reason", "invalid_sample"),
+        message=str(error),
+        payload="",
+    )
+    account = Account()
+    account.add(outcome.account)
+    del account.built["images"]
+    _filter_built(account, "image_quarantined")
+    account.quarantine([bad])
+    return replace(outcome, samples=[], bad=[*outcome.bad, bad], account=account)

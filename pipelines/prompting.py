@@ -1,0 +1,68 @@
+"""Visual prompts for the samples of one picture: simulated once, then an exemplar chosen for each region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dataengine.keyed import keyed
+from dataengine.sample import Condition, Object, Sample
+from pipelines.recipe import PromptSpec
+
+VERSION = 1  # of the choice of exemplars
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompted:
+    """Samples with prompts and exemplars; what was left out because no object of it could be prompted."""
+
+    samples: tuple[Sample, ...]
+    conditions: int
+    dropped: int
+
+
+def attach(samples: Sequence[Sample], spec: PromptSpec, seed: int) -> Prompted:
+    """Simulate prompts for the objects of samples of one picture, and choose the exemplars.
+
+    A region condition whose objects have no prompt cannot be shown and is left out; a sample without conditions too.
+    """
+    from prompts_sim import simulate
+
+    first = samples[0]
+    objects = list({thing.annotation_id: thing for sample in samples for thing in sample.objects}.values())
+    prompted = simulate(
+        objects,
+        first.height,
+        first.width,
+        profile=spec.profile,
+        seed=seed,
+        image_key=first.image_key,
+        kinds=spec.kinds,
+    )
+    by_id = {thing.annotation_id: thing for thing in prompted}
+    kept = []
+    for sample in samples:
+        things = tuple(by_id[thing.annotation_id] for thing in sample.objects)
+        chosen = (_with_exemplar(c, things, sample, seed) for c in sample.conditions)
+        conditions = tuple(c for c in chosen if c is not None)
+        if conditions:
+            kept.append(replace(sample, objects=things, conditions=conditions))
+    read = sum(len(sample.conditions) for sample in samples)
+    built = sum(len(sample.conditions) for sample in kept)
+    return Prompted(samples=tuple(kept), conditions=built, dropped=read - built)
+
+
+def _with_exemplar(condition: Condition, objects: Sequence[Object], sample: Sample, seed: int) -> Condition | None:
+    """The condition with its exemplar: one of its objects, drawn among those for which most kinds of prompt exist."""
+    if condition.kind != "region":
+        return condition
+    candidates = condition.objects if condition.exemplar < 0 else (condition.exemplar,)
+    usable = {i: sum(p.status != "none" for p in objects[i].prompts) for i in candidates}
+    most = max(usable.values(), default=0)
+    if not most:
+        return None
+    best = [i for i, number in usable.items() if number == most]
+    if len(best) > 1:
+        rng = keyed(seed, sample.image_key, "exemplar", condition.category_id, VERSION)
+        best = [best[int(rng.integers(len(best)))]]
+    return replace(condition, exemplar=best[0])

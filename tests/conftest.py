@@ -1,0 +1,79 @@
+"""What several tests need: the place of real fixtures, and small COCO trees written on the spot."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FIXTURES = Path(os.environ.get("DATAENGINE_FIXTURES", Path(__file__).parents[1].parent / "shared" / "fixtures"))
+SQUARE = [[2, 2, 10, 2, 10, 10, 2, 10]]
+
+
+@pytest.fixture
+def fixtures() -> Path:
+    """Published data; tests that need it skip where it is absent."""
+    if not (FIXTURES / "coco").is_dir():
+        pytest.skip(f"needs the published fixtures at {FIXTURES}")
+    return FIXTURES
+
+
+def jpeg(height: int = 24, width: int = 32, mode: str = "RGB", seed: int = 0) -> bytes:
+    """A small picture of noise."""
+    channels = {"L": (), "RGB": (3,), "CMYK": (4,)}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, *channels), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode).save(file, "JPEG")
+    return file.getvalue()
+
+
+class CocoTree:
+    """A COCO tree under construction: pictures of 32 x 24 px, an instances file that can be edited and saved."""
+
+    def __init__(self, root: Path, num_images: int, split: str = "train") -> None:
+        self.root, self.split = root, split
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        (root / split).mkdir(exist_ok=True)
+        self.images = [{"id": n, "file_name": f"{n}.jpg", "height": 24, "width": 32} for n in range(1, num_images + 1)]
+        self.annotations = [
+            {
+                "id": 10 * n + k,
+                "image_id": n,
+                "category_id": 1 + (n + k) % 3,
+                "iscrowd": 0,
+                "segmentation": [[x + 9 * k for x in (2, 2)] + [10 + 9 * k, 2, 10 + 9 * k, 10, 2 + 9 * k, 10 + n % 5]],
+            }
+            for n in range(1, num_images + 1)
+            for k in range(2)
+        ]
+        self.categories = [{"id": c, "name": f"kind-{c}"} for c in (1, 2, 3)]
+        for image in self.images:
+            (root / split / image["file_name"]).write_bytes(jpeg(seed=image["id"]))
+        self.save()
+
+    @property
+    def file(self) -> Path:
+        return self.root / "annotations" / f"instances_{self.split}.json"
+
+    def save(self) -> Path:
+        document = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
+        self.file.write_text(json.dumps(document))
+        return self.file
+
+
+@pytest.fixture
+def coco_tree(tmp_path):
+    """Makes `CocoTree`s: `coco_tree(num_images)`."""
+    made = 0
+
+    def make(num_images: int = 6, split: str = "train") -> CocoTree:
+        nonlocal made
+        made += 1
+        return CocoTree(tmp_path / f"coco{made}", num_images, split)
+
+    return make
