@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from builders import panoptic
-from builders.coco_index import Row, build_index, find_rows, is_whole, read_index
+from builders.coco_index import Row, build_index, is_whole, read_index, select
 from dataengine import images, masks, tokens
 from dataengine.builder import Context, IndexReport, OptionError, Outcome, Part, SourceError
 from dataengine.keyed import keyed
@@ -26,7 +26,7 @@ from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
 from dataengine.sample import Condition, Image, License, Object, Provenance, Sample
 from dataengine.store.files import Folder
 
-__all__ = ["NAME", "TASKS", "VERSION", "find_rows", "index", "locate", "parse_options", "read"]
+__all__ = ["NAME", "TASKS", "VERSION", "index", "locate", "parse_options", "read", "select"]
 
 NAME = "coco"
 VERSION = 1

@@ -290,12 +290,18 @@ def read_index(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
                 )
 
 
-def find_rows(path: Path, groups: set[str]) -> list[int]:
-    """Rows of the images with these ids."""
+def select(path: Path, groups: set[str], target: Path) -> int:
+    """Write an index of only those images; returns how many there are."""
     import pyarrow as pa
 
     wanted = np.array(sorted(int(g) for g in groups if g.isdecimal()), dtype=np.int64)
     with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-        ids = np.asarray(table.column("image_id"))
-        return [int(row) for row in np.flatnonzero(np.isin(ids, wanted))]
+        reader = pa.ipc.open_file(source)
+        chosen = [
+            batch.filter(pa.array(np.isin(np.asarray(batch.column("image_id")), wanted)))
+            for batch in (reader.get_batch(number) for number in range(reader.num_record_batches))
+        ]
+        table = pa.Table.from_batches(chosen, schema=reader.schema).combine_chunks()
+        with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:
+            writer.write_table(table, max_chunksize=ROWS_PER_BATCH)
+        return table.num_rows

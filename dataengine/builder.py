@@ -114,8 +114,8 @@ class Builder(Protocol):
         """The outcomes of rows `start` to `stop`, in order; a pure function of its arguments and the files."""
         ...
 
-    def find_rows(self, index: Path, groups: set[str]) -> list[int]:
-        """Rows that bad records belong to (`Bad.group`), sorted."""
+    def select(self, index: Path, groups: set[str], target: Path) -> int:
+        """Write an index of only the rows of these groups (`Bad.group`), in order; returns how many there are."""
         ...
 
 

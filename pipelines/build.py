@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dataengine import builder, conversation, invariants
-from dataengine.builder import Context, Outcome
+from dataengine.builder import Context, IndexReport, Outcome
 from dataengine.engine.executors import run_local, run_ray
 from dataengine.engine.faults import fault_point
-from dataengine.keyed import keyed
+from dataengine.keyed import key_hash, keyed
 from dataengine.records import Account, Bad
 from dataengine.sample import Sample
 from dataengine.store import commits, quarantine
@@ -49,17 +49,27 @@ class Settings:
     seed: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """Some images of a dataset's sources. replays: that dataset's version. groups: keys of images, by source/split."""
+
+    replays: str
+    groups: Mapping[str, set[str]]
+
+
 def run(
     recipe: Recipe,
     out: str,
     settings: Settings,
     progress: Progress = silent,
     order: Callable[[list[ShardTask]], list[ShardTask]] = list,
+    subset: Subset | None = None,
 ) -> dict[str, Any]:
     """Build a dataset; returns its manifest.
 
     Args:
         order: in which order tasks are started; the result does not depend on it.
+        subset: build only these images of another dataset's sources.
     Raises:
         SourceError, OptionError: a source cannot be used.
         LockedError: another build writes to `out`. ResumeError: `out` holds something else.
@@ -71,12 +81,13 @@ def run(
     folder.make()
     with driver_lock(folder) as renew:
         commits.remove_temporary_files(folder)
-        progress.start(folder)
+        if not folder.exists(commits.MANIFEST):
+            progress.start(folder)
         seed = recipe.seed if settings.seed is None else settings.seed
         with _index_folder(folder) as place:
-            splits = index(recipe, place, progress)
-            plan = planning.make(recipe, splits, seed, settings.limit)
-            _settle_plan(folder, plan)
+            splits = index(recipe, place, progress, subset)
+            plan = planning.make(recipe, splits, seed, settings.limit, subset.replays if subset else None)
+            _settle_plan(folder, plan, recipe)
             if folder.exists(commits.MANIFEST):
                 manifest = _finished(folder, plan)
             else:
@@ -109,7 +120,6 @@ class _index_folder:
 
     def __init__(self, out: Folder) -> None:
         self.path = out.path / INDEX if out.is_local else Path(tempfile.mkdtemp(prefix="dataengine-index-"))
-        self.keep_on_error = out.is_local
 
     def __enter__(self) -> Path:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -120,7 +130,7 @@ class _index_folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def index(recipe: Recipe, place: Path, progress: Progress = silent) -> list[Split]:
+def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None) -> list[Split]:
     """Find and index every split of every source of a recipe."""
     found = []
     for name, spec in sorted(recipe.sources.items()):
@@ -130,11 +140,20 @@ def index(recipe: Recipe, place: Path, progress: Progress = silent) -> list[Spli
             progress.say(f"indexing {name}/{part.split}")
             target = place / f"{name}-{part.split}.arrow"
             report = made.index(part, options, target)
+            if subset is not None:
+                report, target = _select(made, report, target, subset.groups.get(f"{name}/{part.split}", set()))
             found.append(Split(source=name, spec=spec, part=part, options=options, report=report, index=target))
     return found
 
 
-def _settle_plan(folder: Folder, plan: Plan) -> None:
+def _select(made: builder.Builder, report: IndexReport, target: Path, groups: set[str]) -> tuple[IndexReport, Path]:
+    some = target.with_name(f"some-{target.name}")
+    rows = made.select(target, groups, some)
+    fingerprint = key_hash(report.fingerprint, *sorted(groups)).hex()
+    return replace(report, rows=rows, fingerprint=fingerprint), some
+
+
+def _settle_plan(folder: Folder, plan: Plan, recipe: Recipe) -> None:
     """Write the plan, or check that it is the one that was begun."""
     if folder.exists(planning.PLAN):
         with folder.open(planning.PLAN) as file:
@@ -146,7 +165,7 @@ def _settle_plan(folder: Folder, plan: Plan) -> None:
             )
         return
     with folder.staging(planning.PLAN) as staged:
-        planning.to_parquet(plan, staged)
+        planning.to_parquet(plan, recipe, staged)
         folder.publish(staged, planning.PLAN)
     fault_point("plan")
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -89,6 +90,127 @@ def build(
         settings = building.Settings(workers=workers, engine=engine, resume=resume, limit=limit, seed=seed)
         manifest = building.run(loaded, out, settings, progress)
         typer.echo(summary(out, manifest))
+
+
+@synth.command("shapes")
+def synth_shapes(
+    images: Annotated[int, typer.Option("--images", min=1, help="How many pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the COCO tree to write.")],
+    split: Annotated[str, typer.Option(help="Name of the split.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+) -> None:
+    """Write a procedural world of shapes as a COCO tree: pictures, instances, panoptic, captions, referring."""
+    from builders.world import write_tree
+
+    with _errors():
+        typer.echo(str(write_tree(out, images, seed=seed, split=split, workers=workers)))
+
+
+@app.command()
+def validate(directory: Dataset) -> None:
+    """Check a dataset: hashes, links, masks, pictures, ids and counts. Exit code 1 where something is wrong."""
+    from dataengine.store import dataset
+
+    with _errors():
+        findings = dataset.validate(directory)
+        for problem in findings.problems:
+            typer.echo(problem)
+        if findings.num_problems:
+            typer.secho(
+                f"{directory}: {findings.num_problems} problems in {findings.samples} samples", fg="red", err=True
+            )
+            raise typer.Exit(1)
+        typer.echo(f"{directory}: {findings.samples} samples, all good")
+
+
+@app.command()
+def inspect(
+    directory: Dataset,
+    sample: Annotated[str | None, typer.Option(help="Id of a sample to print as JSON.")] = None,
+) -> None:
+    """Say what a dataset holds; or print one sample."""
+    from dataengine.store.dataset import open_dataset
+
+    with _errors():
+        opened = open_dataset(directory)
+        if sample is None:
+            typer.echo(summary(directory, opened.manifest))
+            typer.echo(_sources(opened.manifest))
+        else:
+            import json
+
+            try:
+                found = opened.find(sample)
+            except KeyError as error:
+                raise ValueError(error.args[0]) from None
+            typer.echo(json.dumps(_printable(found), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def preview(
+    directory: Dataset,
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 8,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw samples at random with this seed; else the first ones.")
+    ] = None,
+    sample: Annotated[
+        list[str] | None, typer.Option(help="Id of a sample to show; may be given several times.")
+    ] = None,
+) -> None:
+    """Write a contact sheet: pictures with masks and prompts, and the conversations, phrases coloured like masks."""
+    from dataengine.sheet import contact_sheet
+    from dataengine.store.dataset import open_dataset
+
+    with _errors():
+        opened = open_dataset(directory)
+        chosen = [opened.find(name) for name in sample] if sample else opened.pick(samples, seed)
+        contact_sheet(chosen).save(out)
+        typer.echo(f"{out}: {len(chosen)} samples")
+
+
+@app.command()
+def replay(
+    directory: Dataset,
+    source: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH: where a source is now; by default where it was.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Keep what is built as a dataset of its own.")] = None,
+) -> None:
+    """Build the quarantined records again, with sources and program as they are now, and say which pass."""
+    from pipelines.replay import replay as run_replay
+
+    with _errors():
+        rows = run_replay(directory, sources=source or [], out=out)
+        passing = sum(row.now is None for row in rows)
+        for row in rows:
+            typer.echo(f"{row.file}: {row.record}: {row.before} -> {row.now or 'passes'}")
+        typer.echo(f"{passing} of {len(rows)} quarantined records pass now")
+
+
+def _sources(manifest: dict[str, Any]) -> str:
+    lines = []
+    for key, source in manifest["sources"].items():
+        lines.append(f"  {key}: {source['task']} by {source['builder']}, {len(source['categories'])} categories")
+    generator = manifest["generator"]
+    lines.append(f"  recipe {manifest['recipe']['name']}, seed {manifest['seed']}, prompts {generator['prompts']}")
+    return "\n".join(lines)
+
+
+def _printable(value: Any) -> Any:
+    """A sample as JSON values; picture bytes as their number, other bytes as text."""
+    import dataclasses
+
+    from dataengine.sample import Image
+
+    if isinstance(value, Image):
+        return {"path": value.path, "bytes": None if value.bytes is None else f"<{len(value.bytes)} bytes>"}
+    if dataclasses.is_dataclass(value):
+        return {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_printable(item) for item in value]
+    return value.decode("ascii", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def summary(out: str, manifest: dict[str, Any]) -> str:

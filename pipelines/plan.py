@@ -12,6 +12,7 @@ import dataengine
 from dataengine import builder, conversation, keyed
 from dataengine.builder import Context, IndexReport, Part
 from dataengine.sample import FORMAT_VERSION
+from dataengine.store.commits import DatasetError
 from pipelines import prompting
 from pipelines.recipe import PromptSpec, Recipe, SourceSpec
 
@@ -73,9 +74,11 @@ class Plan:
     identity: Mapping[str, Any]
 
 
-def make(recipe: Recipe, splits: list[Split], seed: int, limit: int | None) -> Plan:
+def make(recipe: Recipe, splits: list[Split], seed: int, limit: int | None, replays: str | None = None) -> Plan:
     """Cut every split into tasks, in order; task ids are hashes of what goes into a task."""
     identity = _identity(recipe, splits, seed, limit)
+    if replays is not None:
+        identity["replays"] = replays
     base = _digest(identity)
     tasks = []
     for name in sorted({split.part.split for split in splits}):
@@ -140,13 +143,17 @@ def _digest(data: Any) -> str:
     return keyed.key_hash(json.dumps(data, sort_keys=True)).hex()
 
 
-def to_parquet(plan: Plan, path: Path) -> None:
-    """Write the plan: one row a task; identity and hash as metadata."""
+def to_parquet(plan: Plan, recipe: Recipe, path: Path) -> None:
+    """Write the plan: one row a task; its hash, its identity, and the recipe with its paths as metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist([asdict(task) for task in plan.tasks], schema=_schema())
-    metadata = {"dataengine.plan": plan.hash, "dataengine.identity": json.dumps(plan.identity, sort_keys=True)}
+    metadata = {
+        "dataengine.plan": plan.hash,
+        "dataengine.identity": json.dumps(plan.identity, sort_keys=True),
+        "dataengine.recipe": recipe.with_absolute_paths().model_dump_json(),
+    }
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
 
 
@@ -159,10 +166,27 @@ def _schema() -> Any:
 
 def identity_of(file: Any) -> tuple[str, dict[str, Any]]:
     """Hash and identity of a plan as it was written."""
+    metadata = _metadata(file)
+    return metadata["dataengine.plan"], json.loads(metadata["dataengine.identity"])
+
+
+def recipe_of(file: Any) -> Recipe:
+    """The recipe of a plan, with the paths that were used."""
+    return Recipe.model_validate_json(_metadata(file)["dataengine.recipe"])
+
+
+def _metadata(file: Any) -> dict[str, str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    metadata = pq.read_schema(file).metadata or {}
-    return metadata[b"dataengine.plan"].decode(), json.loads(metadata[b"dataengine.identity"])
+    try:
+        metadata = {k.decode(): v.decode() for k, v in (pq.read_schema(file).metadata or {}).items()}
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DatasetError(f"{PLAN} is damaged: {error}") from None
+    missing = {"dataengine.plan", "dataengine.identity", "dataengine.recipe"} - set(metadata)
+    if missing:
+        raise DatasetError(f"{PLAN} is no plan: {min(missing)} is missing")
+    return metadata
 
 
 def difference(before: Any, now: Any, where: str = "") -> str:

@@ -69,6 +69,23 @@ class Recipe(_Model):
     shard: ShardSpec = ShardSpec()
     budget: BudgetSpec = BudgetSpec()
 
+    def with_absolute_paths(self) -> Recipe:
+        """The same recipe with local paths made absolute, so that it can be used from elsewhere."""
+
+        def absolute(path: str) -> str:
+            return path if "://" in path else str(Path(path).absolute())
+
+        sources = {
+            name: spec.model_copy(
+                update={
+                    "root": None if spec.root is None else absolute(spec.root),
+                    "files": {role: absolute(path) for role, path in spec.files.items()},
+                }
+            )
+            for name, spec in self.sources.items()
+        }
+        return self.model_copy(update={"sources": sources})
+
 
 def shipped() -> list[str]:
     """Names of the recipes that ship with the package."""

@@ -1,0 +1,228 @@
+"""Reading a dataset back: by sample id, in order, or only some of it; and checking that it is what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dataengine import images, invariants
+from dataengine.keyed import key_hash, keyed
+from dataengine.records import Account
+from dataengine.sample import Sample, from_row
+from dataengine.store import commits, quarantine
+from dataengine.store.commits import Commit, DatasetError
+from dataengine.store.files import Folder
+from dataengine.store.shards import LogicalHash, read_shard, read_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A finished dataset. manifest: as written; samples come in its order."""
+
+    folder: Folder
+    manifest: dict[str, Any]
+
+    def samples(self, split: str | None = None) -> Iterator[Sample]:
+        """All samples, one row group in memory at a time."""
+        for shard in self.manifest["shards"]:
+            if split in (None, shard["split"]):
+                with self.folder.open(shard["name"]) as file:
+                    yield from read_shard(file)
+
+    def find(self, sample_id: str) -> Sample:
+        """One sample; only the ids and its row group are read.
+
+        Raises:
+            KeyError: there is none of that id.
+        """
+        import pyarrow.parquet as pq
+
+        source = sample_id.split("/", 1)[0]
+        for entry in self.manifest["shards"]:
+            if entry["source"] != source:
+                continue
+            with self.folder.open(entry["name"]) as file:
+                shard = pq.ParquetFile(file)
+                for group in range(shard.num_row_groups):
+                    ids = shard.read_row_group(group, columns=["sample_id"]).column(0).to_pylist()
+                    if sample_id in ids:
+                        rows = shard.read_row_group(group).slice(ids.index(sample_id), 1).to_pylist()
+                        return from_row(rows[0])
+        raise KeyError(f"{self.folder.uri}: no sample {sample_id!r}")
+
+    def pick(self, number: int, seed: int | None = None) -> list[Sample]:
+        """The first samples, or some drawn at random; only row groups that hold one are read.
+
+        Args:
+            number: how many at most. seed: of the draw; None for the first ones.
+        """
+        import pyarrow.parquet as pq
+
+        total = sum(shard["rows"] for shard in self.manifest["shards"])
+        number = min(number, total)
+        chosen: Sequence[int] = range(number)
+        if seed is not None:
+            chosen = sorted(keyed(seed, "pick").choice(total, number, replace=False).tolist())
+        found, base = [], 0
+        for entry in self.manifest["shards"]:
+            wanted = [row - base for row in chosen if base <= row < base + entry["rows"]]
+            base += entry["rows"]
+            if not wanted:
+                continue
+            with self.folder.open(entry["name"]) as file:
+                shard, first = pq.ParquetFile(file), 0
+                for group in range(shard.num_row_groups):
+                    last = first + shard.metadata.row_group(group).num_rows
+                    inside = [row - first for row in wanted if first <= row < last]
+                    if inside:
+                        found += [from_row(row) for row in shard.read_row_group(group).take(inside).to_pylist()]
+                    first = last
+        return found
+
+    def quarantined(self) -> Iterator[dict[str, str]]:
+        """The records that could not be built."""
+        for entry in self.manifest["quarantine"]:
+            with self.folder.open(entry["name"]) as file:
+                yield from quarantine.read(file)
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Open a dataset by path or URI.
+
+    Raises:
+        DatasetError: it is not finished, or was changed.
+    """
+    folder = Folder(uri)
+    return Dataset(folder, commits.read_manifest(folder))
+
+
+@dataclass(slots=True)
+class Findings:
+    """What validation found. problems: in words, the worst thousand at most; samples: how many were checked."""
+
+    samples: int = 0
+    num_problems: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        self.num_problems += 1
+        if len(self.problems) < 1000:
+            self.problems.append(problem)
+
+
+def validate(uri: str) -> Findings:
+    """Check everything that can be checked in a dataset: hashes, links, masks, picture headers, ids, counts, files.
+
+    Raises:
+        DatasetError: there is no manifest that can be trusted.
+    """
+    dataset = open_dataset(uri)
+    findings = Findings()
+    done = _check_commits(dataset, findings)
+    seen: set[bytes] = set()
+    counts: dict[str, int] = {}
+    for shard in dataset.manifest["shards"]:
+        _check_shard(dataset, shard, findings, seen, counts)
+    stated = dataset.manifest["counts"]
+    expected = {"samples": stated["samples"], "objects": stated["objects"]}
+    expected |= {f"task {task}": number for task, number in stated["tasks"].items()}
+    expected |= {f"prompt {kind}": number for kind, number in stated["prompts"].items()}
+    for key in sorted({*expected, *counts}):
+        if expected.get(key, 0) != counts.get(key, 0):
+            findings.add(f"the manifest counts {expected.get(key, 0)} {key}, the shards hold {counts.get(key, 0)}")
+    _check_accounts(dataset, done, findings)
+    _check_files(dataset, done, findings)
+    return findings
+
+
+def _check_commits(dataset: Dataset, findings: Findings) -> list[Commit]:
+    done = []
+    for name in dataset.folder.names(recursive=True):
+        if name.startswith(f"{commits.FOLDER}/"):
+            try:
+                commit = commits.read(dataset.folder, name.removeprefix(f"{commits.FOLDER}/").removesuffix(".json"))
+                if commit is not None:
+                    commits.verify_files(dataset.folder, commit)
+                    done.append(commit)
+            except DatasetError as error:
+                findings.add(str(error))
+    listed = {shard["name"] for shard in dataset.manifest["shards"]}
+    committed = {commit.shard.name for commit in done if commit.shard is not None}
+    for name in sorted(listed ^ committed):
+        findings.add(f"{name} is {'in the manifest but not committed' if name in listed else 'not in the manifest'}")
+    return done
+
+
+def _check_shard(
+    dataset: Dataset, shard: dict[str, Any], findings: Findings, seen: set[bytes], counts: dict[str, int]
+) -> None:
+    import pyarrow as pa
+
+    digest, rows = LogicalHash(), 0
+    try:
+        with dataset.folder.open(shard["name"]) as file:
+            for table in read_tables(file):
+                digest.update(table)
+                for row in table.to_pylist():
+                    sample = from_row(row)
+                    rows += 1
+                    _count(sample, counts)
+                    for problem in _problems(sample, seen):
+                        findings.add(f"{shard['name']}: {problem}")
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        findings.add(f"{shard['name']}: cannot be read: {error}")
+        return
+    findings.samples += rows
+    if rows != shard["rows"]:
+        findings.add(f"{shard['name']}: {rows} rows, the manifest says {shard['rows']}")
+    if digest.hexdigest() != shard["logical_hash"]:
+        findings.add(f"{shard['name']}: its values are not those that were committed (logical hash)")
+
+
+def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
+    key = key_hash(sample.sample_id)
+    if key in seen:
+        yield f"{sample.sample_id}: the id is given twice"
+    seen.add(key)
+    try:
+        invariants.check(sample)
+    except invariants.InvariantError as error:
+        yield str(error)
+    if sample.image is not None and sample.image.bytes is not None:
+        try:
+            images.check(sample.image.bytes, sample.height, sample.width)
+        except images.ImageError as error:
+            yield f"{sample.sample_id}: {error}"
+
+
+def _count(sample: Sample, counts: dict[str, int]) -> None:
+    keys = ["samples", f"task {sample.task}"]
+    keys += [f"prompt {p.kind}/{p.status}" for thing in sample.objects for p in thing.prompts]
+    for key in keys:
+        counts[key] = counts.get(key, 0) + 1
+    counts["objects"] = counts.get("objects", 0) + len(sample.objects)
+
+
+def _check_accounts(dataset: Dataset, done: list[Commit], findings: Findings) -> None:
+    total = Account()
+    for commit in done:
+        total.add(commit.account)
+    if total.as_dict() != dataset.manifest["counts"]["records"]:
+        findings.add("the manifest's record counts are not the sum of the commits'")
+    try:
+        total.check("all commits")
+    except AssertionError as error:
+        findings.add(str(error))
+    held = sum(1 for _ in dataset.quarantined())
+    if held != total.num_quarantined():
+        findings.add(f"{total.num_quarantined()} records are counted as quarantined, the quarantine holds {held}")
+
+
+def _check_files(dataset: Dataset, done: list[Commit], findings: Findings) -> None:
+    known = {commits.MANIFEST, "plan.parquet", "status.json", "README.md", "report.html"}
+    known |= {commits.name_of(commit.task_id) for commit in done}
+    known |= {stored.name for commit in done for stored in commit.files()}
+    for name in dataset.folder.names(recursive=True):
+        if name not in known:
+            findings.add(f"{name} belongs to nothing")
