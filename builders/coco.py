@@ -167,6 +167,7 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     )
     return IndexReport(
         rows=found.images,
+        records=found.images + found.annotations,
         account=found.account,
         bad=tuple(found.bad),
         categories=categories,

@@ -39,12 +39,13 @@ class Part:
 class IndexReport:
     """What indexing found.
 
-    rows: images in the index, sorted. account: the records that did not reach a row. inputs: sha256 of each file read,
-    by role. extra: what else `read` needs, as JSON values. fingerprint: of the index's content, the same on every
-    machine.
+    rows: images in the index, sorted. records: how many records of any unit it holds. account: of those that did not
+    reach a row. inputs: sha256 of each file read, by role. extra: what else `read` needs, as JSON values.
+    fingerprint: of the index's content, the same on every machine.
     """
 
     rows: int
+    records: int
     account: Account
     bad: tuple[Bad, ...]
     categories: tuple[Category, ...]

@@ -93,6 +93,7 @@ def run(
             else:
                 job = _job(recipe, folder, splits, seed, place)
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
+                commits.remove_temporary_files(folder)  # of workers that were killed
                 manifest = commits.write_manifest(folder, {**plan.identity, "plan": plan.hash}, done)
         fault_point("manifest")
         progress.end(manifest)
@@ -232,28 +233,27 @@ def _run_tasks(
             done.append(_commit_index(folder, task, by_key[f"{task.source}/{task.split}"]))
         else:
             todo.append(task)
-    expected = sum(split.report.rows for split in splits)
+    records = sum(split.report.records + split.report.account.read.total() for split in splits)
     progress.plan(plan, done)
     use_ray = settings.engine == "ray" or (settings.engine is None and settings.workers > 1 and len(todo) > 1)
     results: Iterator[Commit | None]
     results = (
         run_ray(build_task, job, order(todo), settings.workers) if use_ray else run_local(build_task, job, order(todo))
     )
-    _check_budget(recipe, done, expected)
+    _check_budget(recipe, done, records)
     for commit in results:
         renew()
         if commit is not None:
             done.append(commit)
-            _check_budget(recipe, done, expected)
+            _check_budget(recipe, done, records)
         progress.update(commit)
     return done
 
 
-def _check_budget(recipe: Recipe, done: Sequence[Commit], expected: int) -> None:
+def _check_budget(recipe: Recipe, done: Sequence[Commit], records: int) -> None:
     bad = sum(commit.account.num_quarantined() for commit in done)
-    read = sum(commit.account.read.total() for commit in done)
     budget = recipe.budget
-    if quarantine.over_budget(bad, read, expected, max_fraction=budget.max_fraction, min_count=budget.min_count):
+    if quarantine.over_budget(bad, records, max_fraction=budget.max_fraction, min_count=budget.min_count):
         reasons = Account()
         for commit in done:
             reasons.add(commit.account)

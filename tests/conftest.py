@@ -77,3 +77,13 @@ def coco_tree(tmp_path):
         return CocoTree(tmp_path / f"coco{made}", num_images, split)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray session on this machine for all tests that need one."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
+    yield ray
+    ray.shutdown()

@@ -60,10 +60,6 @@ def read(file: Any) -> list[dict[str, str]]:
     return rows
 
 
-def over_budget(quarantined: int, read_so_far: int, total: int, *, max_fraction: float, min_count: int) -> bool:
-    """Whether the job must stop: more than `min_count` bad records, and more than the fraction of all records.
-
-    The fraction is of all the records the job will read, where that is known (`total`), so that the order in which
-    tasks finish does not decide.
-    """
-    return quarantined > max(min_count, max_fraction * max(total, read_so_far))
+def over_budget(quarantined: int, records: int, *, max_fraction: float, min_count: int) -> bool:
+    """Whether the job must stop: more than `min_count` bad records, and more than the fraction of all its records."""
+    return quarantined > max(min_count, max_fraction * records)
