@@ -7,6 +7,7 @@ pictures in `{split}/` or `images/{split}/`.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections import Counter
@@ -32,6 +33,7 @@ NAME = "coco"
 VERSION = 1
 TASKS = ("vgdseg", "intseg", "genseg")
 VARIANTS = ("instance", "panoptic", "semantic")
+NAME_ERRORS = (errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,10 +322,10 @@ def _picture(folder: Folder, file_name: str) -> bytes:
         if folder.kind() != "folder":  # not this record's fault: the source went away
             raise SourceError(f"{folder.uri}: the image folder is gone") from None
         raise RecordError("image_missing", f"{file_name} is not in the image folder") from None
-    except IsADirectoryError:
-        raise RecordError("image_missing", f"{file_name} is a folder") from None
     except OSError as error:
-        raise RecordError("image_unreadable", f"{file_name} cannot be read: {error.strerror or error}") from None
+        if error.errno not in NAME_ERRORS:  # the disk or the network, not this record
+            raise
+        raise RecordError("image_unreadable", f"{file_name} cannot be read: {error.strerror}") from None
 
 
 def objects_of(row: Row, file: str, height: int, width: int, categories: set[int]) -> tuple[Found, list[Bad]]:
@@ -398,7 +400,9 @@ def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Foun
         reason = error.reason if isinstance(error, images.ImageError) else "unsafe_file_name"
         raise RecordError(reason, f"panoptic PNG: {error}") from None
     except OSError as error:
-        raise RecordError("segments_missing", f"panoptic PNG {file_name}: {error.strerror or error}") from None
+        if error.errno not in (errno.ENOENT, *NAME_ERRORS) and not isinstance(error, FileNotFoundError):
+            raise
+        raise RecordError("segments_missing", f"panoptic PNG {file_name} is not in its folder") from None
     stray = sorted(set(rles) - {i["id"] for i in infos} - {panoptic.VOID})
     if stray:
         raise RecordError("unknown_segment", f"the PNG has segment {stray[0]}, which segments_info does not")

@@ -95,7 +95,8 @@ def run(
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 manifest = commits.write_manifest(folder, {**plan.identity, "plan": plan.hash}, done)
-        fault_point("manifest")
+            fault_point("manifest")
+            _remove_remote_indexes(folder)
         progress.end(manifest)
     return manifest
 
@@ -195,6 +196,12 @@ def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, pla
         prompts=recipe.prompts,
         seed=seed,
     )
+
+
+def _remove_remote_indexes(folder: Folder) -> None:
+    if not folder.is_local:
+        for name in (folder / INDEX).names():
+            folder.delete(f"{INDEX}/{name}")
 
 
 def context_of(split: Split, seed: int) -> Context:

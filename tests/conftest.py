@@ -87,3 +87,35 @@ def ray_session():
     ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A real S3 API on loopback; the process's environment points to it."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto's S3 server")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    yield settings["AWS_ENDPOINT_URL"]
+    server.stop()
+    for key, value in before.items():
+        os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
+
+
+@pytest.fixture
+def s3_bucket(s3_server, request) -> str:
+    """URI of a fresh bucket."""
+    import boto3
+
+    name = f"bucket-{abs(hash(request.node.nodeid)) % 10**9}-{os.getpid()}"
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
+    return f"s3://{name}"

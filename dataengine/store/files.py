@@ -7,6 +7,7 @@ the rest. An S3 endpoint other than Amazon's is taken from `AWS_ENDPOINT_URL` or
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -137,7 +138,8 @@ class Folder:
             (self.path / name).unlink(missing_ok=True)
             return
         system, path = self._remote(name)
-        system.delete_file(path)
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_file(path)
 
     def make(self) -> None:
         """Create the folder. Raises StoreError where that is not possible."""

@@ -345,3 +345,23 @@ def test_an_interrupted_build_says_how_to_go_on(small, tmp_path, tree):
     run(small, tmp_path / "out", resume=True)
     run(small, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_sources_and_outputs_may_be_in_an_object_store(small, tmp_path, tree, s3_bucket):
+    source = Folder(f"{s3_bucket}/coco")
+    for path in tree.root.rglob("*"):
+        if path.is_file():
+            source.write_new(path.relative_to(tree.root).as_posix(), path.read_bytes())
+    run(small, tmp_path / "local")
+    small.write_text(small.read_text().replace(str(tree.root), source.uri))
+    out = Folder(f"{s3_bucket}/out")
+    build.run(recipe.load(str(small)), out.uri, Settings())
+    expected = contents(tmp_path / "local")
+    assert {n: out.read(n) for n in out.names(recursive=True) if n not in ("status.json", "plan.parquet")} == expected
+    assert validate(out.uri).problems == []
+    with driver_lock(out), pytest.raises(LockedError):
+        build.run(recipe.load(str(small)), out.uri, Settings(resume=True))
+    for name in ["manifest.json", *(f"commits/{n}" for n in (out / "commits").names()[:3])]:
+        out.delete(name)
+    build.run(recipe.load(str(small)), out.uri, Settings(resume=True))
+    assert out.read("manifest.json") == expected["manifest.json"]

@@ -1,0 +1,103 @@
+"""Folders, publishing exactly once, and the driver's lock, on a disk and on a real S3 API on loopback."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from dataengine.store import lock
+from dataengine.store.files import Folder, NondeterminismError, StoreError
+from dataengine.store.lock import LockedError, driver_lock
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request, tmp_path) -> Folder:
+    if request.param == "disk":
+        return Folder(str(tmp_path / "out"))
+    return Folder(request.getfixturevalue("s3_bucket") + "/out")
+
+
+def test_publishing_is_once(folder):
+    folder.make()
+    first = folder.write_new("a/b.bin", b"hello")
+    assert first.bytes == 5
+    assert folder.write_new("a/b.bin", b"hello") == first
+    with pytest.raises(NondeterminismError, match=r"a/b.bin exists with sha256 2cf24dba5fb0…"):
+        folder.write_new("a/b.bin", b"other")
+    assert folder.read("a/b.bin") == b"hello"
+    assert folder.names(recursive=True) == ["a/b.bin"]
+    assert (folder / "a").names() == ["b.bin"]
+    assert folder.size("a/b.bin") == 5
+    assert folder.sha256("a/b.bin") == first.sha256
+
+
+def test_files_come_and_go(folder):
+    folder.make()
+    assert folder.names(recursive=True) == []
+    folder.replace("s.json", b"1")
+    folder.replace("s.json", b"22")
+    assert folder.read("s.json") == b"22"
+    assert (folder.kind("s.json"), folder.kind("t.json")) == ("file", None)
+    folder.delete("s.json")
+    folder.delete("s.json")
+    with pytest.raises(FileNotFoundError):
+        folder.read("s.json")
+
+
+def test_an_error_leaves_nothing_behind(folder):
+    folder.make()
+
+    def fail() -> None:
+        with folder.staging("x.bin") as staged:
+            staged.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert folder.names(recursive=True) == []
+
+
+def test_a_filesystem_without_links_is_served(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    folder = Folder(str(tmp_path))
+    folder.write_new("a", b"1")
+    folder.write_new("a", b"1")
+    with pytest.raises(NondeterminismError):
+        folder.write_new("a", b"2")
+    assert folder.names() == ["a"]
+
+
+def test_one_driver_at_a_time(folder):
+    folder.make()
+    with driver_lock(folder) as renew:
+        renew()
+        with pytest.raises(LockedError, match="another build is writing here"), driver_lock(folder):
+            pass
+    with driver_lock(folder):
+        pass
+    assert folder.names(recursive=True) == []
+
+
+def test_a_dead_remote_driver_is_passed_over(s3_bucket, monkeypatch):
+    out = Folder(s3_bucket + "/dead")
+    (out / lock.REMOTE).replace("old.json", json.dumps({"since": time.time() - 2 * lock.STALE_S}).encode())
+    (out / lock.REMOTE).replace("odd.json", b"what")
+    with driver_lock(out):
+        assert len((out / lock.REMOTE).names()) == 1
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(StoreError, match="nosuch://x"):
+        Folder("nosuch://x").names()
+
+
+def test_other_filesystems_come_through_fsspec():
+    folder = Folder("memory://some/out")
+    folder.write_new("a", b"1")
+    assert folder.names() == ["a"]
+    assert folder.read("a") == b"1"
