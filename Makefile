@@ -1,17 +1,39 @@
-.PHONY: test clean
+.PHONY: demo test bench clean
 VENV := .venv
 PYTHON ?= python3
+PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml
+	$(PIP) install -e .
 	touch $@
 
-test: $(VENV)/.installed
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(PIP) install -e '.[dev]'
+	touch $@ $(VENV)/.core
+
+# A world of shapes, a COCO-VGD made of it, and a picture to look at.
+demo: $(VENV)/.core
+	rm -rf demo
+	$(VENV)/bin/dataengine synth shapes --images 200 --out demo/shapes
+	$(VENV)/bin/dataengine build vgd --source shapes=demo/shapes --out demo/vgd --workers 2
+	$(VENV)/bin/dataengine validate demo/vgd
+	$(VENV)/bin/dataengine preview demo/vgd --samples 4 --seed 1 --out demo/sheet.png
+	@echo
+	@echo "Look at demo/sheet.png: pictures, masks, prompts and conversations of four samples."
+	@echo "The dataset is demo/vgd; dataengine inspect demo/vgd says what it holds."
+
+test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2
+
+# Every figure the README claims; takes about ten minutes.
+bench: $(VENV)/.dev
+	$(VENV)/bin/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) demo build *.egg-info

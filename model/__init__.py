@@ -1,0 +1,1 @@
+"""The bundled X-SAM and its trainer."""
