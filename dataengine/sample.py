@@ -7,10 +7,11 @@ One `Sample` is one row of a shard. The dataclasses below are the only place whe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -235,20 +236,33 @@ def json_schema() -> dict[str, Any]:
 
 def to_row(sample: Sample) -> dict[str, Any]:
     """A sample as the plain dict that `pyarrow.Table.from_pylist(rows, schema=arrow_schema())` takes."""
-    return _plain(sample)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _names(cast("Hashable", type(value)))}
-    return value
+    row: dict[str, Any] = _writer("Sample")(sample)
+    return row
 
 
 @cache
-def _names(value: Hashable) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(cast("Any", value)))
+def _writer(name: str) -> Callable[[Any], Any]:
+    """The function that turns a value of that type into plain data, put together once from the fields."""
+    if name.startswith("list<"):
+        item = name.removeprefix("list<").partition(">")[0]
+        if item in _SCALARS:
+            return list
+        write = _writer(item)
+        return lambda values: [write(value) for value in values]
+    fields = dataclasses.fields(_VALUES.get(name, Sample))
+    plain = [f.name for f in fields if f.metadata["arrow"] in _SCALARS]
+    nested = [(f.name, _writer(f.metadata["arrow"])) for f in fields if f.metadata["arrow"] not in _SCALARS]
+    get = attrgetter(*plain)
+
+    def write_value(value: Any) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        row = dict(zip(plain, get(value), strict=True))
+        for key, write in nested:
+            row[key] = write(getattr(value, key))
+        return row
+
+    return write_value
 
 
 def from_row(row: dict[str, Any]) -> Sample:
@@ -264,5 +278,9 @@ def _value(data: Any, name: str) -> Any:
         return tuple(_value(entry, item) for entry in data)
     if name in _SCALARS:
         return data
-    value = _VALUES.get(name, Sample)
-    return value(**{f.name: _value(data[f.name], f.metadata["arrow"]) for f in dataclasses.fields(value)})
+    return _VALUES.get(name, Sample)(**{key: _value(data[key], arrow) for key, arrow in _columns(name)})
+
+
+@cache
+def _columns(name: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f.name, f.metadata["arrow"]) for f in dataclasses.fields(_VALUES.get(name, Sample)))
