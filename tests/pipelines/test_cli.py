@@ -1,0 +1,201 @@
+"""The command line as a person meets it: help, summaries, messages, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import dataengine
+from pipelines import progress, recipe
+from pipelines.cli import app
+
+COMMANDS = {
+    "build": {"--out", "--source", "--workers", "--engine", "--resume", "--limit", "--seed"},
+    "synth shapes": {"--images", "--out", "--split", "--seed", "--workers"},
+    "validate": set(),
+    "inspect": {"--sample"},
+    "preview": {"--out", "--samples", "--seed", "--sample"},
+    "replay": {"--source", "--out"},
+}
+
+
+@pytest.fixture
+def call(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def built(call, coco_tree, tmp_path) -> Path:
+    tree = coco_tree(4)
+    (tree.root / "train" / "3.jpg").unlink()
+    assert call("build", "vgd", "--source", f"coco={tree.root}", "--out", tmp_path / "out").exit_code == 0
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_are_these(call, command):
+    """A change here is a change for everyone who has a script."""
+    group = app
+    import typer.main
+
+    found = typer.main.get_command(group)
+    for name in command.split():
+        found = found.commands[name]
+    options = {option for p in found.params for option in p.opts if option.startswith("--")}
+    assert options == COMMANDS[command]
+    assert call(*command.split(), "--help").exit_code == 0
+
+
+def test_help_is_quick():
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pipelines.cli", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.3
+
+
+def test_version(call):
+    assert call("--version").output.strip() == dataengine.__version__
+
+
+def test_build_says_what_it_built(built, call, tmp_path):
+    tree = tmp_path / "coco1"
+    result = call("build", "vgd", "--source", f"mine={tree}", "--out", tmp_path / "mine")
+    assert result.exit_code == 0
+    assert "3 samples, 6 objects in 1 shards" in result.stdout
+    assert "images: 4 read = 3 built + 1 quarantined (image_missing)" in result.stdout
+    assert "annotations: 8 read = 6 built + 2 filtered (image_quarantined)" in result.stdout
+    assert "indexing mine/train" in result.stderr
+    status = json.loads((tmp_path / "mine" / "status.json").read_text())
+    assert (status["state"], status["images"], status["images_total"], status["samples"]) == ("done", 4, 4, 3)
+
+
+def test_inspect(built, call):
+    assert "vgdseg by coco, 3 categories" in call("inspect", built).stdout
+    sample = "coco/train/coco/000000000001/vgdseg"
+    shown = json.loads(call("inspect", built, "--sample", sample).stdout)
+    assert shown["sample_id"] == sample
+    assert shown["image"]["bytes"].endswith(" bytes>")
+    missing = call("inspect", built, "--sample", "coco/none")
+    assert (missing.exit_code, missing.stderr) == (1, f"error: {built}: no sample 'coco/none'\n")
+
+
+def test_validate(built, call):
+    assert call("validate", built).stdout == f"{built}: 3 samples, all good\n"
+    shard = next(built.glob("shards/*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    result = call("validate", built)
+    assert result.exit_code == 1
+    assert "is not the file that task" in result.stdout
+
+
+def test_preview(built, call, tmp_path):
+    assert call("preview", built, "--out", tmp_path / "sheet.png", "--samples", 2, "--seed", 1).exit_code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 500
+    sample = "coco/train/coco/000000000001/vgdseg"
+    assert "1 samples" in call("preview", built, "--out", tmp_path / "one.png", "--sample", sample).stdout
+
+
+def test_replay(built, call):
+    result = call("replay", built)
+    assert "instances_train.json: image 3: image_missing -> image_missing" in result.stdout
+    assert "0 of 1 quarantined records pass now" in result.stdout
+
+
+def test_synth(call, tmp_path):
+    assert call("synth", "shapes", "--images", 3, "--out", tmp_path / "shapes").exit_code == 0
+    again = call("synth", "shapes", "--images", 3, "--out", tmp_path / "shapes")
+    assert again.exit_code == 1
+    assert again.stderr.startswith("error: ")
+    assert call("build", "genseg", "--source", f"shapes={tmp_path / 'shapes'}", "--out", tmp_path / "o").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing", "--out", "x"], "error: nothing: no recipe of that name and no such file; recipes that ship with"),
+        (["vgd", "--out", "x"], "error: coco: no folder is given; use --source NAME=FOLDER"),
+        (["vgd", "--out", "x", "--source", "coco"], "error: --source coco: write NAME=PATH"),
+        (
+            ["vgd", "--out", "x", "--source", "coco=/nowhere"],
+            "error: /nowhere: annotations/instances_*.json is missing",
+        ),
+        (["vgd", "--out", "x", "--source", "a=1", "--source", "b=2"], "recipe vgd has the sources coco"),
+    ],
+)
+def test_mistakes_are_named(call, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = call("build", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_wrong_options_are_usage_errors(call):
+    assert call("build", "vgd", "--out", "x", "--engine", "spark").exit_code == 2
+    assert call("build", "vgd").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a", "sources: Field required"),
+        ("[]", "the top level: Input should be a valid dictionary"),
+        ("name: [", "not a YAML file"),
+        ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, shards: 3}", "shards: Extra inputs"),
+        ("{name: a, sources: {s: {builder: coco, task: paint}}}", "sources.s.task"),
+        ("{name: a, sources: {'../s': {builder: coco, task: vgdseg}}}", "sources"),
+        ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, prompts: {profile: best}}", "prompts.profile"),
+        ("!!python/object/apply:os.system ['true']", "not a YAML file"),
+    ],
+)
+def test_bad_recipes_are_named(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(recipe.RecipeError, match=f"mine.yaml: .*{message}"):
+        recipe.load(str(path))
+
+
+def test_shipped_recipes_load():
+    assert {"vgd", "vgd-strict", "interactive", "genseg", "genseg-instance"} <= set(recipe.shipped())
+    for name in recipe.shipped():
+        assert recipe.load(name).name == name
+
+
+def test_unknown_builders_are_named(call, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: a, sources: {s: {builder: nothing, task: vgdseg}}}")
+    result = call("build", path, "--out", tmp_path / "o")
+    assert "there is no builder 'nothing'; installed: coco, shapes" in result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["log file", "terminal"])
+def test_progress_shows_rate_and_time_left(built, tmp_path, monkeypatch, stream):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    from pipelines import build
+
+    loaded = recipe.with_sources(recipe.load("vgd"), [f"coco={tmp_path / 'coco1'}"])
+    build.run(loaded, str(tmp_path / "again"), build.Settings(), progress.Console(stream))
+    shown = stream.getvalue()
+    if stream.isatty():
+        assert "4/4" in shown
+        assert "/s" in shown
+    else:
+        assert "4 of 4 images, 3 samples, 1 quarantined, " in shown
+        assert "images/s, about 0 s left" in shown
