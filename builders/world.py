@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from dataengine import masks
 from dataengine.keyed import keyed
 from dataengine.masks import Crop
 
@@ -101,8 +100,8 @@ class Fact:
     """An object as it is annotated; a crowd is one object.
 
     label: its value in the label map. area: its visible pixels. bbox: of them, x, y, width, height.
-    color: one of COLORS; None for a crowd. outline: polygons whose rasterisation is the mask exactly, where the shape
-    is whole and without holes.
+    color: one of COLORS; None for a crowd. outline: the polygons it was filled from, where it is whole and has no hole;
+    filled at this place, they may differ in a pixel.
     """
 
     label: int
@@ -164,11 +163,12 @@ def make_scene(seed: int, split: str, number: int) -> Scene:
     )
 
 
-def _histogram(labels: np.ndarray) -> np.ndarray:
-    """(256,) int64: pixels of each label."""
+def _histogram(labels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """(256,) int64: pixels of each label, of those in a mask."""
     import cv2
 
-    return cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    inside = None if mask is None else mask.view(np.uint8)
+    return cv2.calcHist([labels], [0], inside, [256], [0, 256]).ravel().astype(np.int64)
 
 
 # --- ground ----------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def _arrow() -> np.ndarray:
 
 def _exclamation() -> list[np.ndarray]:
     bar = np.array([(-0.3, -1.2), (0.3, -1.2), (0.17, 0.35), (-0.17, 0.35)])
-    return [bar, _polar(20, 0.28) + (0, 0.9)]
+    return [bar, _polar(20, 0.28) + np.array((0, 0.9))]
 
 
 _OUTLINES: dict[str, Callable[[], Outline]] = {
@@ -356,8 +356,11 @@ def _make_shape(rng: np.random.Generator, kind: Kind, side: float) -> _Shape:
 
 
 def _raster(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    rle = masks.rle_from_polygons([ring.ravel().tolist() for ring in rings], height, width)
-    return np.ascontiguousarray(masks.decode(rle, height, width))
+    """(height, width) bool: the union of polygons as COCO fills them. They are our own and need no checks."""
+    from pycocotools import mask as coco
+
+    parts = coco.decode(coco.frPyObjects([ring.ravel().tolist() for ring in rings], height, width))
+    return np.ascontiguousarray(parts.any(axis=2) if len(rings) > 1 else parts[:, :, 0].view(bool))
 
 
 # --- placing ---------------------------------------------------------------------------------------------------------
@@ -393,8 +396,7 @@ class _Stage:
             x0, y0 = self._place(rng, *shape.mask.shape)
             if self._put(label, shape.mask, x0, y0, self._visible):
                 height, width = self.labels.shape
-                inside = 0 <= x0 <= width - shape.mask.shape[1] and 0 <= y0 <= height - shape.mask.shape[0]
-                truncated = not inside and self._covered[label] < shape.mask.sum()
+                truncated = not (0 <= x0 <= width - shape.mask.shape[1] and 0 <= y0 <= height - shape.mask.shape[0])
                 self._placed[label] = _Placed(kind=kind, color=color, shape=shape, x0=x0, y0=y0, truncated=truncated)
                 self._paint(rng, shape, color, x0, y0)
                 return
@@ -440,12 +442,12 @@ class _Stage:
         view = self.labels[max(0, y0) : y0 + top + mask.shape[0], max(0, x0) : x0 + left + mask.shape[1]]
         if not mask.size:
             return False
-        hidden = np.bincount(view[mask], minlength=256)
+        hidden = _histogram(view, mask)
         inside = int(hidden.sum())
         if inside < MIN_AREA:
             return False
-        for other in np.flatnonzero(hidden[CROWD:]) + CROWD:
-            least = max(MIN_AREA, MIN_VISIBLE * self._covered.get(int(other), 0))
+        for other in (np.flatnonzero(hidden[CROWD:]) + CROWD).tolist():
+            least = max(MIN_AREA, MIN_VISIBLE * self._covered.get(other, 0))
             if other in self._placed and visible[other] - hidden[other] < least:
                 return False
         view[mask] = label
@@ -467,7 +469,6 @@ class _Stage:
     def _fact(self, label: int, placed: _Placed) -> Fact:
         import cv2
 
-        height, width = self.labels.shape
         shape, x0, y0 = placed.shape, max(0, placed.x0), max(0, placed.y0)
         if shape is None:
             view = self.labels
@@ -479,7 +480,7 @@ class _Stage:
         occluded = area < self._covered[label]
         outline = None
         if shape is not None and not (shape.holes or occluded or placed.truncated):
-            outline = tuple(np.clip(ring + (placed.x0, placed.y0), 0, (width, height)) for ring in shape.outer)
+            outline = tuple(ring + np.array((placed.x0, placed.y0)) for ring in shape.outer)
         return Fact(
             label=label,
             kind=placed.kind,

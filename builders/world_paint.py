@@ -50,29 +50,21 @@ def _paint_sprite(picture: np.ndarray, sprite: Sprite) -> None:
     h, w = crop.mask.shape
     side = float(np.sqrt(h * w))
     far = 2 + round(0.05 * side)  # the light comes from the top left
-    soft = 2 * far + 1
-    alpha = np.zeros((h + 4 * far, w + 4 * far), dtype=np.uint8)
-    alpha[far : far + h, far : far + w] = crop.mask.view(np.uint8) * np.uint8(255)
-    body = cv2.blur(alpha, (3, 3))
-    shadow = cv2.blur(alpha, (soft, soft))
-    shade = _shade(sprite, alpha[far : far + h, far : far + w], side)
+    alpha = cv2.copyMakeBorder(crop.mask.view(np.uint8) * np.uint8(255), far, far, far, far, cv2.BORDER_CONSTANT)
+    dark = cv2.convertScaleAbs(cv2.blur(alpha, (2 * far + 1, 2 * far + 1)), alpha=SHADOW)
+    view, light = _overlap(picture, 255 - dark, crop.x0 - far // 2 + 1, crop.y0 - far // 2 + 1)
+    if not view.size:
+        return
+    view[:] = cv2.multiply(view, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), scale=1 / 255)
 
-    x0, y0 = crop.x0 - far, crop.y0 - far
-    moved = np.zeros_like(shadow)
-    step = far // 2 + 1
-    moved[step:, step:] = shadow[:-step, :-step]
-    view, light = _overlap(picture, 255 - cv2.convertScaleAbs(moved, alpha=SHADOW), x0, y0)
+    whole = alpha[far - 1 : far + h + 1, far - 1 : far + w + 1]
+    shade = cv2.cvtColor(_shade(sprite, whole, side), cv2.COLOR_GRAY2BGR)
+    view, color = _overlap(picture, cv2.LUT(shade, _tones(sprite.color)), crop.x0 - 1, crop.y0 - 1)
+    _, edge = _overlap(picture, cv2.blur(whole, (3, 3)), crop.x0 - 1, crop.y0 - 1)
     if view.size:
-        view[:] = cv2.multiply(view, cv2.merge([light] * 3), scale=1 / 255)
-    colored = cv2.LUT(cv2.merge([shade] * 3), _tones(sprite.color))
-    ring = cv2.copyMakeBorder(colored, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    edge = body[far - 1 : far + h + 1, far - 1 : far + w + 1]
-    view, weight = _overlap(picture, edge, crop.x0 - 1, crop.y0 - 1)
-    _, color = _overlap(picture, ring, crop.x0 - 1, crop.y0 - 1)
-    if view.size:
-        share = cv2.merge([weight] * 3)
-        over = cv2.multiply(color, share, scale=1 / 255)
-        view[:] = cv2.add(over, cv2.multiply(view, 255 - share, scale=1 / 255))
+        share = cv2.cvtColor(edge, cv2.COLOR_GRAY2BGR)
+        body = cv2.multiply(color, share, scale=1 / 255)
+        view[:] = cv2.add(body, cv2.multiply(view, cv2.bitwise_not(share), scale=1 / 255))
 
 
 def _overlap(picture: np.ndarray, patch: np.ndarray, x0: int, y0: int) -> tuple[np.ndarray, np.ndarray]:
