@@ -81,7 +81,7 @@ CUT_SHARE = 0.12  # objects that may leave the frame
 MEDIAN_SIDE = 66.0  # square root of an object's whole area, px on a canvas whose short side is 480
 SIDE_SIGMA = 0.8
 MIN_AREA = 24
-MIN_VISIBLE = 0.4  # of what an object covers
+MIN_VISIBLE = 0.4  # the least share of a shape in the frame, and of that which others may leave to be seen
 MIN_STUFF_AREA = 100  # smaller rests of stuff become void
 
 
@@ -141,19 +141,19 @@ def make_scene(seed: int, split: str, number: int) -> Scene:
     if rng.random() >= EMPTY_SHARE:
         if rng.random() < CROWD_SHARE:
             stage.add_crowd(rng)
-        wanted = min(MAX_THINGS, 1 + int(rng.poisson(rng.gamma(1.4, 5.1))))
+        wanted = min(MAX_THINGS, 1 + int(rng.poisson(rng.gamma(1.4, 4.75))))
         unit = min(width, height) / 480
         sides = np.clip(MEDIAN_SIDE * unit * np.exp(rng.normal(0, SIDE_SIGMA, wanted)), 8, 300 * unit)
         depth = sides * rng.uniform(0.5, 2, wanted)  # small ones mostly stand in front
-        palette = rng.choice(list(COLORS), size=6, replace=False).tolist()
+        palette = rng.permutation(list(COLORS))[:6].tolist()
         kinds = rng.permutation(len(THINGS))[: rng.integers(2, 8)].tolist()
         for side in sides[np.argsort(-depth, kind="stable")].tolist():
-            stage.add_thing(rng, THINGS[rng.choice(kinds)], str(rng.choice(palette)), side)
-    counts = _histogram(labels)
-    small = [s for s in range(FIRST_STUFF, FIRST_STUFF + len(STUFF)) if 0 < counts[s] < MIN_STUFF_AREA]
+            kind = THINGS[kinds[rng.integers(len(kinds))]]
+            stage.add_thing(rng, kind, palette, side)
+    stuff = [(kind, int(np.count_nonzero(labels == FIRST_STUFF + i))) for i, kind in enumerate(STUFF)]
+    small = [stuff_label(kind.name) for kind, area in stuff if 0 < area < MIN_STUFF_AREA]
     if small:
         labels[np.isin(labels, small)] = VOID
-    stuff = [(kind, int(counts[FIRST_STUFF + i])) for i, kind in enumerate(STUFF)]
     return Scene(
         labels=labels,
         ground=ground,
@@ -163,12 +163,11 @@ def make_scene(seed: int, split: str, number: int) -> Scene:
     )
 
 
-def _histogram(labels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """(256,) int64: pixels of each label, of those in a mask."""
+def _histogram(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(256,) int64: pixels of each label inside of a mask."""
     import cv2
 
-    inside = None if mask is None else mask.view(np.uint8)
-    return cv2.calcHist([labels], [0], inside, [256], [0, 256]).ravel().astype(np.int64)
+    return cv2.calcHist([labels], [0], mask.view(np.uint8), [256], [0, 256]).ravel().astype(np.int64)
 
 
 # --- ground ----------------------------------------------------------------------------------------------------------
@@ -386,15 +385,22 @@ class _Stage:
         self._covered: dict[int, int] = {}  # pixels in the frame, hidden or not
         self._visible = np.zeros(256, dtype=np.int64)
 
-    def add_thing(self, rng: np.random.Generator, kind: Kind, color: str, side: float) -> None:
-        """Put a shape where it hides nothing too much; leave it out where no such place is found."""
+    def add_thing(self, rng: np.random.Generator, kind: Kind, palette: list[str], side: float) -> None:
+        """Put a shape where it hides nothing too much; leave it out where no such place is found.
+
+        It gets a color of the palette that nothing has which it covers.
+        """
         shape = _make_shape(rng, kind, side)
-        if shape.mask.sum() < MIN_AREA:
+        if np.count_nonzero(shape.mask) < MIN_AREA:
             return
         label = FIRST_THING + len(self._placed)
         for _ in range(12):
             x0, y0 = self._place(rng, *shape.mask.shape)
-            if self._put(label, shape.mask, x0, y0, self._visible):
+            below = self._put(label, shape.mask, x0, y0, self._visible)
+            if below is not None:
+                taken = {self._placed[other].color for other in below}
+                colors = [color for color in palette if color not in taken] or palette
+                color = colors[rng.integers(len(colors))]
                 height, width = self.labels.shape
                 truncated = not (0 <= x0 <= width - shape.mask.shape[1] and 0 <= y0 <= height - shape.mask.shape[0])
                 self._placed[label] = _Placed(kind=kind, color=color, shape=shape, x0=x0, y0=y0, truncated=truncated)
@@ -404,7 +410,7 @@ class _Stage:
     def add_crowd(self, rng: np.random.Generator) -> None:
         """Many small shapes of one kind in a cluster: one region."""
         kind = THINGS[rng.integers(len(THINGS))]
-        colors = rng.choice(list(COLORS), size=3, replace=False).tolist()
+        colors = rng.permutation(list(COLORS))[:3].tolist()
         height, width = self.labels.shape
         side = rng.uniform(13, 24)
         shapes = [_make_shape(rng, kind, side * f) for f in rng.uniform(0.85, 1.2, 5).tolist()]
@@ -414,8 +420,8 @@ class _Stage:
         num_placed = 0
         for x, y in places[np.argsort(places[:, 1], kind="stable")].astype(int).tolist():
             shape = shapes[rng.integers(len(shapes))]
-            if self._put(CROWD, shape.mask, x, y, np.zeros(256, dtype=np.int64)):
-                self._paint(rng, shape, str(rng.choice(colors)), x, y)
+            if self._put(CROWD, shape.mask, x, y, np.zeros(256, dtype=np.int64)) is not None:
+                self._paint(rng, shape, colors[rng.integers(len(colors))], x, y)
                 num_placed += 1
         if num_placed:
             self._visible[CROWD] = self._covered[CROWD] = int((self.labels == CROWD).sum())
@@ -434,27 +440,33 @@ class _Stage:
             return int(rng.integers(-w // 2, width - w // 2)), int(rng.integers(-h // 2, height - h // 2))
         return int(rng.integers(max(1, width - w + 1))), int(rng.integers(max(1, height - h + 1)))
 
-    def _put(self, label: int, mask: np.ndarray, x0: int, y0: int, visible: np.ndarray) -> bool:
-        """Write a mask into the map, unless it or something behind it would keep too little."""
+    def _put(self, label: int, mask: np.ndarray, x0: int, y0: int, visible: np.ndarray) -> list[int] | None:
+        """Write a mask into the map, unless it or something behind it would keep too little: then None.
+
+        Args:
+            mask: (h, w) bool at (x0, y0), which may leave the frame.
+            visible: pixels by label, kept up to date.
+        Returns:
+            labels of the objects that it covers a part of.
+        """
         height, width = self.labels.shape
         top, left = max(0, -y0), max(0, -x0)
+        least = max(MIN_AREA, MIN_VISIBLE * np.count_nonzero(mask))
         mask = mask[top : max(top, height - y0), left : max(left, width - x0)]
         view = self.labels[max(0, y0) : y0 + top + mask.shape[0], max(0, x0) : x0 + left + mask.shape[1]]
         if not mask.size:
-            return False
+            return None
         hidden = _histogram(view, mask)
         inside = int(hidden.sum())
-        if inside < MIN_AREA:
-            return False
-        for other in (np.flatnonzero(hidden[CROWD:]) + CROWD).tolist():
-            least = max(MIN_AREA, MIN_VISIBLE * self._covered.get(other, 0))
-            if other in self._placed and visible[other] - hidden[other] < least:
-                return False
+        below = [other for other in (np.flatnonzero(hidden[CROWD:]) + CROWD).tolist() if other in self._placed]
+        left_over = [visible[other] - hidden[other] - MIN_VISIBLE * self._covered[other] for other in below]
+        if inside < least or min(left_over, default=0) < 0:
+            return None
         view[mask] = label
         visible -= hidden
         visible[label] = inside
         self._covered[label] = inside
-        return True
+        return below
 
     def _paint(self, rng: np.random.Generator, shape: _Shape, color: str, x0: int, y0: int) -> None:
         offset = rng.integers(0, 256, 2).tolist()

@@ -38,6 +38,8 @@ def paint(scene: Scene, rng: np.random.Generator) -> np.ndarray:
             cv2.copyTo(tile[y : y + height, x : x + width], region, picture)
     for sprite in scene.sprites:
         _paint_sprite(picture, sprite)
+    edges = cv2.morphologyEx(scene.labels, cv2.MORPH_GRADIENT, np.ones((2, 2), dtype=np.uint8))
+    cv2.copyTo(cv2.blur(picture, (3, 3)), edges, picture)
     return cv2.multiply(picture, _light(height, width, int(rng.integers(8))), scale=1 / 200)
 
 
@@ -50,21 +52,16 @@ def _paint_sprite(picture: np.ndarray, sprite: Sprite) -> None:
     h, w = crop.mask.shape
     side = float(np.sqrt(h * w))
     far = 2 + round(0.05 * side)  # the light comes from the top left
-    alpha = cv2.copyMakeBorder(crop.mask.view(np.uint8) * np.uint8(255), far, far, far, far, cv2.BORDER_CONSTANT)
-    dark = cv2.convertScaleAbs(cv2.blur(alpha, (2 * far + 1, 2 * far + 1)), alpha=SHADOW)
-    view, light = _overlap(picture, 255 - dark, crop.x0 - far // 2 + 1, crop.y0 - far // 2 + 1)
-    if not view.size:
-        return
-    view[:] = cv2.multiply(view, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), scale=1 / 255)
-
-    whole = alpha[far - 1 : far + h + 1, far - 1 : far + w + 1]
-    shade = cv2.cvtColor(_shade(sprite, whole, side), cv2.COLOR_GRAY2BGR)
-    view, color = _overlap(picture, cv2.LUT(shade, _tones(sprite.color)), crop.x0 - 1, crop.y0 - 1)
-    _, edge = _overlap(picture, cv2.blur(whole, (3, 3)), crop.x0 - 1, crop.y0 - 1)
+    alpha = crop.mask.view(np.uint8) * np.uint8(255)
+    dark = cv2.copyMakeBorder(alpha, far, far, far, far, cv2.BORDER_CONSTANT)
+    light = cv2.convertScaleAbs(cv2.blur(dark, (2 * far + 1, 2 * far + 1)), alpha=-SHADOW, beta=255)
+    view, light = _overlap(picture, light, crop.x0 - far // 2 + 1, crop.y0 - far // 2 + 1)
     if view.size:
-        share = cv2.cvtColor(edge, cv2.COLOR_GRAY2BGR)
-        body = cv2.multiply(color, share, scale=1 / 255)
-        view[:] = cv2.add(body, cv2.multiply(view, cv2.bitwise_not(share), scale=1 / 255))
+        view[:] = cv2.multiply(view, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), scale=1 / 255)
+    view, mask = _overlap(picture, alpha, crop.x0, crop.y0)
+    _, shade = _overlap(picture, _shade(sprite, alpha, side), crop.x0, crop.y0)
+    color = cv2.LUT(cv2.cvtColor(shade, cv2.COLOR_GRAY2BGR), _tones(sprite.color))
+    view[:] = cv2.copyTo(color, mask, view.copy())
 
 
 def _overlap(picture: np.ndarray, patch: np.ndarray, x0: int, y0: int) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,7 @@ SECTIONS = ("images", "instances", "panoptic", "captions", "refs")
 PNG = (  # the quickest for large areas of one color, by far
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
 )
 # ids of objects, captions, refs and sentences are the image id times this, plus a running number
 ID_STEP = 100
@@ -289,18 +289,18 @@ def _segmentation(scene: Scene, fact: Fact) -> Any:
     height, width = scene.labels.shape
     x, y, w, h = fact.bbox
     mask = scene.labels[y : y + h, x : x + w] == fact.label
-    rle = masks.rle_from_crop(Crop(mask, x, y), height, width)
-    if fact.crowd:
-        return {"counts": masks.counts_from_rle(rle, height, width).tolist(), "size": [height, width]}
     if fact.outline is not None:
         polygons = [_numbers(ring) for ring in fact.outline]
         filled = coco.merge(coco.frPyObjects(polygons, height, width))
-        if filled["counts"] == rle:  # where an edge meets a pixel's middle, its place on the canvas can decide
+        # where an edge meets a pixel's middle, its place on the canvas can decide
+        if coco.area(filled) == fact.area and (coco.decode(filled)[y : y + h, x : x + w] == mask).all():
             return polygons
-    outlines = pixel_outlines(mask)
+    outlines = None if fact.crowd else pixel_outlines(mask)
     if outlines is not None:
         return [_numbers(ring + np.array((x, y))) for ring in outlines]
-    return {"counts": rle.decode("ascii"), "size": [height, width]}
+    rle = masks.rle_from_crop(Crop(mask, x, y), height, width)
+    counts = masks.counts_from_rle(rle, height, width).tolist() if fact.crowd else rle.decode("ascii")
+    return {"counts": counts, "size": [height, width]}
 
 
 def _numbers(ring: np.ndarray) -> list[float]:

@@ -23,7 +23,7 @@ from builders.world_text import captions, references
 from builders.world_tree import TreeSummary, pixel_outlines, write_tree
 from dataengine.keyed import keyed
 
-NUM_IMAGES = 220
+NUM_IMAGES = 150
 KINDS = {kind.id: kind for kind in (*THINGS, *STUFF)}
 COLORS = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white", "black"]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -51,8 +51,8 @@ class Tree:
         """(H, W) panoptic ids."""
         with Image.open(self.root / "annotations" / "panoptic_train" / self.segments[image_id]["file_name"]) as file:
             assert file.mode == "RGB"
-            pixels = np.asarray(file).astype(np.int64)
-        return pixels @ (1, 256, 65536)
+            red, green, blue = (np.asarray(channel, dtype=np.int32) for channel in file.split())
+        return red + 256 * green + 65536 * blue
 
 
 def coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -228,16 +228,16 @@ def test_instances_and_panoptic_agree_pixel_for_pixel(tree: Tree) -> None:
         objects = tree.objects[image_id]
         for place, info in enumerate(infos):
             pixels = ids == info["id"]
-            ys, xs = np.nonzero(pixels)
-            box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
-            assert (info["area"], info["bbox"]) == (len(ys), box)
+            ys, xs = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+            box = [xs[0], ys[0], xs[-1] - xs[0] + 1, ys[-1] - ys[0] + 1]
+            assert (info["area"], info["bbox"]) == (np.count_nonzero(pixels), box)
             assert KINDS[info["category_id"]].is_thing == (place < len(objects))
             if place < len(objects):
                 thing = objects[place]
                 assert {key: thing[key] for key in ("category_id", "area", "bbox", "iscrowd")} == {
                     key: info[key] for key in ("category_id", "area", "bbox", "iscrowd")
                 }
-                np.testing.assert_array_equal(tree.mask(thing), pixels)
+                assert not (tree.mask(thing) ^ pixels).any()
 
 
 def test_panoptic_categories(tree: Tree) -> None:
@@ -265,7 +265,8 @@ def test_the_hard_cases_occur(tree: Tree) -> None:
     things = [a for a in tree.files["instances"]["annotations"] if not a["iscrowd"]]
     seen: Counter[str] = Counter()
     for thing in things:
-        mask = np.pad(tree.mask(thing), 1)
+        x, y, w, h = thing["bbox"]
+        mask = np.pad(tree.mask(thing)[y : y + h, x : x + w], 1)
         holes = cv2.connectedComponents((~mask).view(np.uint8), connectivity=4)[0] > 2
         assert isinstance(thing["segmentation"], list) or holes
         seen["hole"] += holes
@@ -297,7 +298,7 @@ def test_crowds_are_many_small_shapes_in_one_uncompressed_region(tree: Tree) -> 
 
 
 def test_statistics_are_like_coco() -> None:
-    scenes = [make_scene(3, "train", number) for number in range(300)]
+    scenes = [make_scene(3, "train", number) for number in range(250)]
     counts = [sum(not fact.crowd for fact in scene.facts) for scene in scenes]
     sides = [fact.area**0.5 for scene in scenes for fact in scene.facts if not fact.crowd]
     assert 6.7 < np.mean(counts) < 8.3
