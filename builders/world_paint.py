@@ -57,11 +57,11 @@ def _paint_sprite(picture: np.ndarray, sprite: Sprite) -> None:
     light = cv2.convertScaleAbs(cv2.blur(dark, (2 * far + 1, 2 * far + 1)), alpha=-SHADOW, beta=255)
     view, light = _overlap(picture, light, crop.x0 - far // 2 + 1, crop.y0 - far // 2 + 1)
     if view.size:
-        view[:] = cv2.multiply(view, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), scale=1 / 255)
+        cv2.multiply(view, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), dst=view, scale=1 / 255)
     view, mask = _overlap(picture, alpha, crop.x0, crop.y0)
     _, shade = _overlap(picture, _shade(sprite, alpha, side), crop.x0, crop.y0)
     color = cv2.LUT(cv2.cvtColor(shade, cv2.COLOR_GRAY2BGR), _tones(sprite.color))
-    view[:] = cv2.copyTo(color, mask, view.copy())
+    cv2.copyTo(color, mask, view)
 
 
 def _overlap(picture: np.ndarray, patch: np.ndarray, x0: int, y0: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,9 +185,10 @@ def _texture(rng: np.random.Generator, name: str, tone: float) -> np.ndarray:
 def _light(height: int, width: int, number: int) -> np.ndarray:
     """(height, width, 3) uint8 to multiply a picture with, 200 is neutral: a slope of light and darker corners."""
     rng = keyed(0, "world", "light", number, VERSION)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    y, x = np.mgrid[-1:1:60j, -1:1:60j]
     slope = 0.06 * (x * rng.uniform(-1, 1) - y * rng.uniform(0, 1))
     corners = -0.10 * (x * x + y * y) / 2
     warmth = rng.uniform(-0.03, 0.03)
     gains = [(1.03 + slope + corners) * (1 + warmth * channel) for channel in (-1, 0, 1)]
-    return np.clip(200 * np.stack(gains, axis=-1), 0, 255).astype(np.uint8)
+    smooth = cv2.resize(np.stack(gains, axis=-1).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.convertScaleAbs(smooth, alpha=200)

@@ -196,7 +196,12 @@ def _draw(
 def _chunks(job: _Job, ranges: list[tuple[int, int]], workers: int) -> Iterator[_Chunk]:
     """Chunks in order; only a few a worker are under way or waiting."""
     if workers == 1 or len(ranges) == 1:
-        yield from (_write_chunk(job, *numbers) for numbers in ranges)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # waking threads takes longer than what they do on pictures of this size
+        try:
+            yield from (_write_chunk(job, *numbers) for numbers in ranges)
+        finally:
+            cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
@@ -291,8 +296,8 @@ def _segmentation(scene: Scene, fact: Fact) -> Any:
     mask = scene.labels[y : y + h, x : x + w] == fact.label
     if fact.outline is not None:
         polygons = [_numbers(ring) for ring in fact.outline]
-        filled = coco.merge(coco.frPyObjects(polygons, height, width))
-        # where an edge meets a pixel's middle, its place on the canvas can decide
+        # where an edge meets a pixel's middle, its place on the canvas can decide; what lies beyond the box cannot
+        filled = coco.merge(coco.frPyObjects(polygons, min(height, y + h + 2), min(width, x + w + 2)))
         if coco.area(filled) == fact.area and (coco.decode(filled)[y : y + h, x : x + w] == mask).all():
             return polygons
     outlines = None if fact.crowd else pixel_outlines(mask)
