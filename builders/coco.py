@@ -372,11 +372,11 @@ def _flag(value: Any) -> bool:
 
 
 def _object(rle: bytes, height: int, width: int, category: int, annotation_id: str, crowd: bool) -> Object:
-    x, y, w, h = masks.bbox_xywh(rle, height, width)
+    area, (x, y, w, h) = masks.measure(rle, height, width)
     return Object(
         rle=rle,
         bbox=(float(x), float(y), float(w), float(h)),
-        area=masks.area(rle),
+        area=area,
         category_id=category,
         annotation_id=annotation_id,
         crowd=crowd,

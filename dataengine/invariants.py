@@ -114,10 +114,9 @@ def _check_links(sample: Sample) -> None:
 def _check_masks(sample: Sample) -> None:
     for number, thing in enumerate(sample.objects):
         try:
-            x, y, w, h = masks.bbox_xywh(thing.rle, sample.height, sample.width)
+            area, (x, y, w, h) = masks.measure(thing.rle, sample.height, sample.width)
         except masks.MaskError as error:
             raise InvariantError(sample.sample_id, "rle", f"object {number}: {error}") from None
-        area = masks.area(thing.rle)
         if area != thing.area:
             raise InvariantError(
                 sample.sample_id, "area", f"object {number}: area {thing.area} stated, {area} in the mask"

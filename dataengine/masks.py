@@ -13,15 +13,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
+_GOING_ON = bytes(range(80, 112))  # all groups of a number but its last
+_CODE = re.compile(rb"(?:[P-o]{0,7}[0-O])+")  # numbers of at most eight 5-bit groups
 
 
 class MaskError(ValueError):
@@ -71,38 +74,48 @@ def _dict(rle: bytes, height: int, width: int) -> dict[str, Any]:
 def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
     """Run lengths of a compressed mask, checked.
 
-    The string is a base-32 variable-length code with offset 48, whose values from the fourth on are differences to
-    the run before the previous one (pycocotools, maskApi.c, rleFrString).
-
     Returns:
         (n,) int64; the runs alternate, zeros first, and sum to height * width.
     Raises:
         MaskError: `rle_invalid` (not such a code), `rle_size` (runs do not add up), or a negative run.
     """
-    data = np.frombuffer(rle, dtype=np.uint8)
-    if data.size == 0 or ((data < 48) | (data > 111)).any():
+    return np.array(_checked(rle, height, width), dtype=np.int64)
+
+
+def _checked(rle: bytes, height: int, width: int) -> list[int]:
+    if not _CODE.fullmatch(rle):
         raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
-    last = data < 80
-    if not last[-1]:
-        raise MaskError("rle_invalid", "RLE counts end in the middle of a number")
-    if np.diff(np.flatnonzero(last), prepend=-1).max() > 8:
-        raise MaskError("rle_invalid", "RLE counts hold a number of more than 40 bits")
-    counts = _values_from_rle(rle)
-    _check_counts(counts, height, width)
+    counts = _decoded(rle)
+    if min(counts) < 0:
+        raise MaskError("rle_invalid", f"RLE run {[n < 0 for n in counts].index(True)} is negative")
+    total = sum(counts)
+    if total != height * width:
+        raise MaskError(
+            "rle_size", f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels"
+        )
     return counts
 
 
-def _values_from_rle(rle: bytes) -> np.ndarray:
-    data = np.frombuffer(rle, dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((data & 0x20) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    shifts = 5 * (np.arange(data.size) - np.repeat(starts, lengths))
-    values = np.add.reduceat((data & 0x1F) << shifts, starts)
-    values -= ((data[ends] & 0x10) != 0).astype(np.int64) << (5 * lengths)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+def _decoded(rle: bytes) -> list[int]:
+    """Run lengths of a well-formed string.
+
+    It is a base-32 variable-length code with offset 48, least significant group first, whose values from the fourth
+    on are differences to the run before the previous one (pycocotools, maskApi.c, rleFrString).
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for byte in rle:
+        group = byte - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if group < 32:
+            if group & 16:
+                value -= 1 << shift
+            if len(counts) > 2:
+                value += counts[-2]
+            counts.append(value)
+            value = shift = 0
+    return counts
 
 
 def _check_counts(counts: np.ndarray, height: int, width: int) -> None:
@@ -158,61 +171,67 @@ def _check_size(height: int, width: int) -> None:
         raise MaskError("bad_size", f"a canvas of {height} x {width} pixels is not possible")
 
 
-def _runs_from_crop(crop: Crop, height: int, width: int) -> np.ndarray:
-    mask = crop.mask
-    h, w = mask.shape
-    padded = np.zeros((w, h + 2), dtype=np.int8)
-    padded[:, 1:-1] = mask.T
-    columns, rows = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    flat = (columns + crop.x0) * height + rows + crop.y0
-    if h == height:  # a run that ends a column may go on in the next one
-        joined = np.flatnonzero(flat[1:-1:2] == flat[2::2]) * 2 + 1
-        flat = np.delete(flat, np.concatenate((joined, joined + 1)))
-    runs = np.diff(flat, prepend=0, append=height * width)
-    return runs[:-1] if runs[-1] == 0 and runs.size > 1 else runs
-
-
 def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
-    """Encode a crop straight onto its canvas; the full frame is never touched.
+    """Encode a crop onto its canvas; only its columns are touched.
 
     The crop must lie inside the canvas.
     """
-    return _rle_from_runs(_runs_from_crop(crop, height, width))
+    h, w = crop.mask.shape
+    columns = np.zeros((w, height), dtype=np.uint8)
+    columns[:, crop.y0 : crop.y0 + h] = crop.mask.T
+    rle = _as_bytes(_backend().encode(columns.T)["counts"])
+    before, after = crop.x0 * height, (width - crop.x0 - w) * height
+    return rle if before == after == 0 else _lengthened(rle, before, after)
+
+
+def _lengthened(rle: bytes, before: int, after: int) -> bytes:
+    """A compressed mask with that many zeros more at its ends; only the numbers there are coded anew."""
+    head = next(i for i, byte in enumerate(rle) if byte < 80) + 1
+    count = len(rle.translate(None, _GOING_ON))
+    first = _number(rle[:head]) + before
+    if count < 5 or count % 2 == 0:  # few runs, or the last one is of ones
+        counts = _decoded(rle)
+        counts[0] += before
+        if len(counts) % 2:
+            counts[-1] += after
+        elif after:
+            counts.append(after)
+        return _rle_from_runs(np.array(counts))
+    tail = len(rle) - 1
+    while tail and rle[tail - 1] >= 80:
+        tail -= 1
+    return _coded(first) + rle[head:tail] + _coded(_number(rle[tail:]) + after)
+
+
+def _number(code: bytes) -> int:
+    value = 0
+    for place, byte in enumerate(code):
+        value |= (byte - 48 & 0x1F) << 5 * place
+    return value - (1 << 5 * len(code)) if code[-1] - 48 & 0x10 else value
+
+
+def _coded(value: int) -> bytes:
+    code = bytearray()
+    while True:
+        group = value & 0x1F
+        value >>= 5
+        done = value == (-1 if group & 0x10 else 0)
+        code.append(48 + (group if done else group | 0x20))
+        if done:
+            return bytes(code)
 
 
 def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
-    """Decode only the bounding box of a mask.
+    """Decode a mask and cut it to its bounding box.
 
     Raises:
         MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
     """
-    return _crop_from_runs(counts_from_rle(rle, height, width), height)
-
-
-def _crop_from_runs(runs: np.ndarray, height: int) -> Crop:
-    edges = np.cumsum(runs)
-    starts = edges[:-1:2]
-    ends = edges[1::2]
-    starts = starts[: ends.size]
-    keep = ends > starts
-    starts, ends = starts[keep], ends[keep]
-    if starts.size == 0:
+    size, (x, y, w, h) = measure(rle, height, width)
+    if not size:
         raise MaskError("empty_mask", "the mask has no pixel")
-    x0, x1 = int(starts[0] // height), int((ends[-1] - 1) // height) + 1
-    first, last = starts % height, (ends - 1) % height
-    if (starts // height == (ends - 1) // height).all():
-        y0, y1 = int(first.min()), int(last.max()) + 1
-    else:
-        y0, y1 = 0, height
-    flat = np.zeros((x1 - x0) * height, dtype=bool)
-    offset = x0 * height
-    for start, end in zip((starts - offset).tolist(), (ends - offset).tolist(), strict=True):
-        flat[start:end] = True
-    columns = flat.reshape(x1 - x0, height)
-    if y0 == 0 and y1 == height:
-        rows = np.flatnonzero(columns.any(axis=0))
-        y0, y1 = int(rows[0]), int(rows[-1]) + 1
-    return Crop(np.ascontiguousarray(columns[:, y0:y1].T), x0, y0)
+    raster = np.asarray(_backend().decode(_dict(rle, height, width)))
+    return Crop(np.ascontiguousarray(raster[y : y + h, x : x + w]).view(bool), x, y)
 
 
 # --- raster ------------------------------------------------------------------------------------------------------
@@ -309,7 +328,7 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     parts = _backend().frPyObjects([array.ravel().tolist() for array in arrays], height, width)
     for index, (points, part) in enumerate(zip(arrays, parts, strict=True)):
         signed = _shoelace(points)
-        filled = area(_as_bytes(part["counts"]))
+        filled = int(_backend().area(part))
         perimeter = float(np.abs(np.diff(points, axis=0, append=points[:1])).sum())
         if filled - signed > 0.1 * filled + 0.5 * perimeter and _crosses_itself(points):
             raise MaskError(
@@ -403,18 +422,26 @@ def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:
 
 def area(rle: bytes) -> int:
     """Number of set pixels of a valid RLE."""
-    return int(_values_from_rle(rle)[1::2].sum())
+    return sum(_decoded(rle)[1::2])
 
 
 def bbox_xywh(rle: bytes, height: int, width: int) -> tuple[int, int, int, int]:
     """Tight box x, y, width, height in pixels; zeros where no pixel is set."""
-    try:
-        crop = crop_from_rle(rle, height, width)
-    except MaskError as error:
-        if error.reason == "empty_mask":
-            return 0, 0, 0, 0
-        raise
-    return crop.x0, crop.y0, crop.mask.shape[1], crop.mask.shape[0]
+    return measure(rle, height, width)[1]
+
+
+@lru_cache(maxsize=4096)  # builder, prompts and checks ask for the same mask
+def measure(rle: bytes, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
+    """Area in pixels, and tight box x, y, width, height in pixels; zeros where no pixel is set.
+
+    Raises:
+        MaskError: the RLE is malformed.
+    """
+    size = sum(_checked(rle, height, width)[1::2])
+    if not size:
+        return 0, (0, 0, 0, 0)
+    x, y, w, h = _backend().toBbox(_dict(rle, height, width)).tolist()
+    return size, (int(x), int(y), int(w), int(h))
 
 
 def union(rles: Sequence[bytes], height: int, width: int) -> bytes:
@@ -460,6 +487,16 @@ def iou(
     return np.asarray(values, dtype=np.float64).reshape(len(masks), len(others))
 
 
+def overlap(a: Crop, b: Crop) -> int:
+    """Number of pixels set in both."""
+    y0, y1 = max(a.y0, b.y0), min(a.y0 + a.mask.shape[0], b.y0 + b.mask.shape[0])
+    x0, x1 = max(a.x0, b.x0), min(a.x0 + a.mask.shape[1], b.x0 + b.mask.shape[1])
+    if y0 >= y1 or x0 >= x1:
+        return 0
+    mine = a.mask[y0 - a.y0 : y1 - a.y0, x0 - a.x0 : x1 - a.x0]
+    return int(np.count_nonzero(mine & b.mask[y0 - b.y0 : y1 - b.y0, x0 - b.x0 : x1 - b.x0]))
+
+
 def components(rle: bytes, height: int, width: int) -> list[Crop]:
     """8-connected components, in raster order of their first pixel, each cut to its box."""
     try:
@@ -474,15 +511,18 @@ def components(rle: bytes, height: int, width: int) -> list[Crop]:
 def components_of_crop(crop: Crop) -> list[Crop]:
     """`components` of a mask that is already decoded."""
     import cv2
-    import scipy.ndimage
 
-    number, _ = cv2.connectedComponents(crop.mask.view(np.uint8), connectivity=8)
+    number, labels = cv2.connectedComponents(crop.mask.view(np.uint8), connectivity=8)
     edges = (crop.mask[0], crop.mask[-1], crop.mask[:, 0], crop.mask[:, -1])
     if number == 2 and all(bool(edge.any()) for edge in edges):
         return [crop]
     # OpenCV does not promise an order of labels
-    labels, _ = scipy.ndimage.label(crop.mask, structure=np.ones((3, 3)))
-    return [
-        Crop(labels[place] == index, crop.x0 + place[1].start, crop.y0 + place[0].start)
-        for index, place in enumerate(scipy.ndimage.find_objects(labels), start=1)
-    ]
+    names, first = np.unique(labels, return_index=True)
+    ordered = names[np.argsort(first)]
+    parts = []
+    for name in ordered[ordered > 0].tolist():
+        inside = labels == name
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        part = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        parts.append(Crop(np.ascontiguousarray(part), crop.x0 + int(columns[0]), crop.y0 + int(rows[0])))
+    return parts

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dataengine.keyed import keyed
 from dataengine.sample import PROMPT_KINDS, Object
 
-VERSIONS = {"published": 1}
+VERSIONS = {"published": 1, "strict": 1}
 
 
 def simulate(
@@ -23,30 +22,39 @@ def simulate(
 ) -> tuple[Object, ...]:
     """The same objects with `prompts` attached, in the order of `kinds`; crowds get none.
 
+    The numbers drawn depend on seed, image, annotation, kind, profile and its version only: not on the other objects,
+    their order, or which kinds are asked for. (A `strict` click prefers a place that lies in no other object.)
+
+    Args:
+        objects: of one picture, with tight masks. height, width: of the picture, px.
+        profile: `published` or `strict`.
     Raises:
-        ValueError: no such profile.
+        ValueError: no such profile or kind.
+        MaskError: a mask is malformed or empty.
     """
-    from prompts_sim import published
+    from dataengine import masks
+    from prompts_sim import published, strict
+    from prompts_sim.measure import Others
+    from prompts_sim.shape import draws_of, shape_from_crop
 
     if profile not in VERSIONS:
         raise ValueError(f"no prompt profile {profile!r}; there are {', '.join(VERSIONS)}")
+    unknown = set(kinds) - set(PROMPT_KINDS)
+    if unknown:
+        raise ValueError(f"no kind of prompt {min(unknown)!r}; there are {', '.join(PROMPT_KINDS)}")
+    module = {"published": published, "strict": strict}[profile]
+    if not objects:
+        return ()
+    crops = [masks.crop_from_rle(thing.rle, height, width) for thing in objects]
+    others = Others(crops)
     prompted = []
-    for thing in objects:
+    for number, thing in enumerate(objects):
         if thing.crowd:
             prompted.append(thing)
             continue
-        shape = published.shape_from_rle(thing.rle, height, width)
-        made = {}
-        for kind in kinds:
-            draws = published.KeyedDraws(keyed(seed, image_key, thing.annotation_id, kind, profile, VERSIONS[profile]))
-            if kind == "mask":
-                made[kind] = published.mask_prompt(shape)
-            else:
-                make = {
-                    "point": published.point_prompt,
-                    "scribble": published.scribble_prompt,
-                    "box": published.box_prompt,
-                }[kind]
-                made[kind] = make(shape, draws)
-        prompted.append(replace(thing, prompts=tuple(made.values())))
+        shape = shape_from_crop(crops[number], height, width)
+        key = (image_key, thing.annotation_id, profile, VERSIONS[profile])
+        draws = draws_of(seed, key, PROMPT_KINDS)
+        made = module.make(shape, others.than(number), kinds, draws)
+        prompted.append(replace(thing, prompts=tuple(made)))
     return tuple(prompted)

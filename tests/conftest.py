@@ -7,9 +7,13 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("steady")
 
 FIXTURES = Path(os.environ.get("DATAENGINE_FIXTURES", Path(__file__).parents[1].parent / "shared" / "fixtures"))
 SQUARE = [[2, 2, 10, 2, 10, 10, 2, 10]]
