@@ -83,18 +83,18 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_workers_change_nothing_and_a_smaller_tree_is_a_prefix(tree: Tree, tmp_path: Path) -> None:
-    write_tree(tmp_path / "two", 70, workers=2)
-    write_tree(tmp_path / "one", 70, workers=1)
+    write_tree(tmp_path / "two", 56, workers=2)
+    write_tree(tmp_path / "one", 56, workers=1)
     one, two, larger = digests(tmp_path / "one"), digests(tmp_path / "two"), digests(tree.root)
     assert one == two
     pictures = {name: value for name, value in one.items() if not name.endswith(".json")}
-    assert len(pictures) == 140
+    assert len(pictures) == 112
     assert pictures.items() <= larger.items()
     for name, value in tree.files.items():
         small = json.loads((tmp_path / "one" / "annotations" / f"{name}_train.json").read_text())
         body = "refs" if name == "refs" else "annotations"
-        assert small["images"] == value["images"][:70]
-        assert small[body] == [record for record in value[body] if record["image_id"] <= 70]
+        assert small["images"] == value["images"][:56]
+        assert small[body] == [record for record in value[body] if record["image_id"] <= 56]
         assert {k: v for k, v in small.items() if k not in ("images", body)} == {
             k: v for k, v in value.items() if k not in ("images", body)
         }
@@ -110,10 +110,10 @@ def test_another_key_is_another_picture(other: tuple[int, str, int]) -> None:
 
 def test_progress_counts_to_the_end_and_nothing_temporary_stays(tmp_path: Path) -> None:
     seen: list[int] = []
-    summary = write_tree(tmp_path / "new" / "tree", 60, split="val", progress=seen.append)
-    assert seen == [50, 60]
+    summary = write_tree(tmp_path / "new" / "tree", 55, split="val", progress=seen.append)
+    assert seen == [50, 55]
     assert sorted(p.name for p in (tmp_path / "new" / "tree").iterdir()) == ["annotations", "images"]
-    assert summary.images == len(list((tmp_path / "new" / "tree" / "images" / "val").iterdir())) == 60
+    assert summary.images == len(list((tmp_path / "new" / "tree" / "images" / "val").iterdir())) == 55
     assert str(summary).endswith("(seed 0)")
 
 
@@ -298,7 +298,7 @@ def test_crowds_are_many_small_shapes_in_one_uncompressed_region(tree: Tree) -> 
 
 
 def test_statistics_are_like_coco() -> None:
-    scenes = [make_scene(3, "train", number) for number in range(250)]
+    scenes = [make_scene(3, "train", number) for number in range(220)]
     counts = [sum(not fact.crowd for fact in scene.facts) for scene in scenes]
     sides = [fact.area**0.5 for scene in scenes for fact in scene.facts if not fact.crowd]
     assert 6.7 < np.mean(counts) < 8.3
