@@ -17,13 +17,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
-_GOING_ON = bytes(range(80, 112))  # all groups of a number but its last
+_NUMBER = re.compile(rb"[P-o]*[0-O]")  # groups that go on, and a last one
 _CODE = re.compile(rb"(?:[P-o]{0,7}[0-O])+")  # numbers of at most eight 5-bit groups
 
 
@@ -79,43 +80,52 @@ def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
     Raises:
         MaskError: `rle_invalid` (not such a code), `rle_size` (runs do not add up), or a negative run.
     """
-    return np.array(_checked(rle, height, width), dtype=np.int64)
+    first, ones, zeros = _checked(rle, height, width)
+    counts = np.empty(1 + len(ones) + len(zeros), dtype=np.int64)
+    counts[0], counts[1::2], counts[2::2] = first, ones, zeros
+    return counts
 
 
-def _checked(rle: bytes, height: int, width: int) -> list[int]:
+def _checked(rle: bytes, height: int, width: int) -> tuple[int, list[int], list[int]]:
+    """First run, later runs of ones, later runs of zeros."""
     if not _CODE.fullmatch(rle):
         raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
-    counts = _decoded(rle)
-    if min(counts) < 0:
-        raise MaskError("rle_invalid", f"RLE run {[n < 0 for n in counts].index(True)} is negative")
-    total = sum(counts)
+    first, ones, zeros = _decoded(rle)
+    if first < 0 or min(ones, default=0) < 0 or min(zeros, default=0) < 0:
+        raise MaskError("rle_invalid", "RLE counts hold a negative run")
+    total = first + sum(ones) + sum(zeros)
     if total != height * width:
         raise MaskError(
             "rle_size", f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels"
         )
-    return counts
+    return first, ones, zeros
 
 
-def _decoded(rle: bytes) -> list[int]:
-    """Run lengths of a well-formed string.
+def _decoded(rle: bytes) -> tuple[int, list[int], list[int]]:
+    """First run, later runs of ones, later runs of zeros of a well-formed string.
 
     It is a base-32 variable-length code with offset 48, least significant group first, whose values from the fourth
     on are differences to the run before the previous one (pycocotools, maskApi.c, rleFrString).
     """
-    counts: list[int] = []
-    value = shift = 0
-    for byte in rle:
-        group = byte - 48
-        value |= (group & 31) << shift
-        shift += 5
-        if group < 32:
-            if group & 16:
-                value -= 1 << shift
-            if len(counts) > 2:
-                value += counts[-2]
-            counts.append(value)
-            value = shift = 0
-    return counts
+    values = [_NUMBERS[code] for code in _NUMBER.findall(rle)]
+    return values[0], list(accumulate(values[1::2])), list(accumulate(values[2::2]))
+
+
+class _Numbers(dict[bytes, int]):
+    """Codes of numbers to numbers; the short ones, which are nearly all, are kept."""
+
+    def __missing__(self, code: bytes) -> int:
+        value = 0
+        for place, byte in enumerate(code):
+            value |= (byte - 48 & 0x1F) << 5 * place
+        if code[-1] - 48 & 0x10:
+            value -= 1 << 5 * len(code)
+        if len(code) < 4:
+            self[code] = value
+        return value
+
+
+_NUMBERS = _Numbers()
 
 
 def _check_counts(counts: np.ndarray, height: int, width: int) -> None:
@@ -186,28 +196,18 @@ def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
 
 def _lengthened(rle: bytes, before: int, after: int) -> bytes:
     """A compressed mask with that many zeros more at its ends; only the numbers there are coded anew."""
-    head = next(i for i, byte in enumerate(rle) if byte < 80) + 1
-    count = len(rle.translate(None, _GOING_ON))
-    first = _number(rle[:head]) + before
-    if count < 5 or count % 2 == 0:  # few runs, or the last one is of ones
-        counts = _decoded(rle)
-        counts[0] += before
-        if len(counts) % 2:
-            counts[-1] += after
-        elif after:
-            counts.append(after)
-        return _rle_from_runs(np.array(counts))
-    tail = len(rle) - 1
-    while tail and rle[tail - 1] >= 80:
-        tail -= 1
-    return _coded(first) + rle[head:tail] + _coded(_number(rle[tail:]) + after)
-
-
-def _number(code: bytes) -> int:
-    value = 0
-    for place, byte in enumerate(code):
-        value |= (byte - 48 & 0x1F) << 5 * place
-    return value - (1 << 5 * len(code)) if code[-1] - 48 & 0x10 else value
+    codes = _NUMBER.findall(rle)
+    if len(codes) < 5 or len(codes) % 2 == 0:  # few runs, or the last one is of ones
+        first, ones, zeros = _decoded(rle)
+        if len(ones) > len(zeros):
+            zeros.append(0)
+        if zeros:
+            zeros[-1] += after
+        counts = [first + before, *chain.from_iterable(zip(ones, zeros, strict=True))]
+        return _rle_from_runs(np.array(counts if counts[-1] else counts[:-1]))
+    codes[0] = _coded(_NUMBERS[codes[0]] + before)
+    codes[-1] = _coded(_NUMBERS[codes[-1]] + after)
+    return b"".join(codes)
 
 
 def _coded(value: int) -> bytes:
@@ -422,7 +422,7 @@ def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:
 
 def area(rle: bytes) -> int:
     """Number of set pixels of a valid RLE."""
-    return sum(_decoded(rle)[1::2])
+    return sum(_decoded(rle)[1])
 
 
 def bbox_xywh(rle: bytes, height: int, width: int) -> tuple[int, int, int, int]:
@@ -437,7 +437,7 @@ def measure(rle: bytes, height: int, width: int) -> tuple[int, tuple[int, int, i
     Raises:
         MaskError: the RLE is malformed.
     """
-    size = sum(_checked(rle, height, width)[1::2])
+    size = sum(_checked(rle, height, width)[1])
     if not size:
         return 0, (0, 0, 0, 0)
     x, y, w, h = _backend().toBbox(_dict(rle, height, width)).tolist()

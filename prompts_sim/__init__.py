@@ -34,7 +34,7 @@ def simulate(
     """
     from dataengine import masks
     from prompts_sim import published, strict
-    from prompts_sim.measure import Others
+    from prompts_sim.measure import Others, measured
     from prompts_sim.shape import draws_of, shape_from_crop
 
     if profile not in VERSIONS:
@@ -55,6 +55,6 @@ def simulate(
         shape = shape_from_crop(crops[number], height, width)
         key = (image_key, thing.annotation_id, profile, VERSIONS[profile])
         draws = draws_of(seed, key, PROMPT_KINDS)
-        made = module.make(shape, others.than(number), kinds, draws)
-        prompted.append(replace(thing, prompts=tuple(made)))
+        made = module.draw(shape, kinds, draws, others.than(number))
+        prompted.append(replace(thing, prompts=measured(made, profile, VERSIONS[profile], shape, others)))
     return tuple(prompted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -61,29 +62,35 @@ def shape_from_crop(crop: Crop, height: int, width: int) -> Shape:
     if number == 2:
         parts = (_part(mask, crop.y0, crop.x0),)
         return Shape(crop=crop, height=height, width=width, parts=parts, labels=None)
-    # OpenCV does not promise an order of labels
-    names, first = np.unique(labels, return_index=True)
-    rank = np.zeros(number, dtype=np.int32)
-    rank[names[names > 0][np.argsort(first[names > 0])]] = np.arange(1, number)
-    labels = rank[labels]
+    number, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
     found = []
-    for name in range(1, number):
-        inside = (labels == name).view(np.uint8)
-        x, y, w, h = cv2.boundingRect(inside)
-        found.append(_part(inside[y : y + h, x : x + w], crop.y0 + y, crop.x0 + x))
-    return Shape(crop=crop, height=height, width=width, parts=tuple(found), labels=labels)
+    for name, (x, y, w, h, area) in enumerate(stats[1:].tolist(), start=1):
+        first = (y, x + int(np.argmax(labels[y, x : x + w] == name)))
+        # OpenCV divides whole sums in double precision, so they can be had back exactly
+        sum_x, sum_y = (round(centre * area) for centre in centres[name].tolist())
+        r0, c0 = crop.y0 + y, crop.x0 + x
+        centroid = ((sum_y + crop.y0 * area) / area, (sum_x + crop.x0 * area) / area)
+        found.append((first, name, Part(area=area, box=(r0, c0, r0 + h, c0 + w), centroid=centroid)))
+    found.sort(key=lambda part: part[0])  # OpenCV does not promise an order of labels
+    rank = np.zeros(number, dtype=np.int32)
+    rank[[name for _, name, _ in found]] = np.arange(1, number)
+    return Shape(crop=crop, height=height, width=width, parts=tuple(part for *_, part in found), labels=rank[labels])
 
 
 def _part(mask: np.ndarray, r0: int, c0: int) -> Part:
     import cv2
 
     h, w = mask.shape
-    in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
-    in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
-    area = int(in_row.sum())
-    row_sum = int(np.dot(in_row.astype(np.int64), np.arange(r0, r0 + h)))
-    column_sum = int(np.dot(in_column.astype(np.int64), np.arange(c0, c0 + w)))
-    return Part(area=area, box=(r0, c0, r0 + h, c0 + w), centroid=(row_sum / area, column_sum / area))
+    in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[:, 0]
+    in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[0]
+    area = in_row.sum()  # of whole numbers far below 2**53, so exact
+    centroid = (float((in_row @ _steps(h) + r0 * area) / area), float((in_column @ _steps(w) + c0 * area) / area))
+    return Part(area=int(area), box=(r0, c0, r0 + h, c0 + w), centroid=centroid)
+
+
+@lru_cache(maxsize=1024)
+def _steps(number: int) -> np.ndarray:
+    return np.arange(number, dtype=np.float64)
 
 
 class Draws(Protocol):

@@ -9,15 +9,14 @@ stays close to the tight one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from dataengine import masks
 from dataengine.masks import Crop
 from dataengine.prompts import boxes_crop, discs_crop
-from dataengine.sample import Prompt
-from prompts_sim.measure import Others, finished
+from prompts_sim.measure import Drawn, Others
 from prompts_sim.shape import Draws, Shape
 
 VERSION = 1
@@ -30,11 +29,12 @@ VERTICES = 12  # of a stroke, about
 MAX_SAMPLE = 2048  # pixels from which the depth that a mask prompt is cut at is estimated
 
 
-def make(shape: Shape, others: Others, kinds: Sequence[str], draws: Mapping[str, Draws]) -> Iterator[Prompt]:
-    """The prompts of an object, measured; one for each kind, in that order."""
+def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], others: Others) -> list[Drawn]:
+    """The prompts of an object; one for each kind, in that order."""
     depth = depth_of(shape.crop)
     core = _largest(shape, depth)
     corner = np.array([shape.crop.x0, shape.crop.y0])
+    made = []
     for kind in kinds:
         radius, fallback = 0.0, False
         places, lengths = np.empty((0, 2)), []
@@ -52,18 +52,17 @@ def make(shape: Shape, others: Others, kinds: Sequence[str], draws: Mapping[str,
             stroke, fallback = scribble(core, draws[kind])
             radius, bitmap = fitting(stroke, shape, _stroke_radius(core), STROKE_RADIUS)
             places, lengths = stroke + corner + 0.5, [len(stroke)]
-        yield finished(
-            kind,  # type: ignore[arg-type]
-            "strict",
-            VERSION,
-            bitmap,
-            shape,
-            others,
-            points=places.ravel().tolist(),
-            parts=lengths,
-            radius=radius,
-            fallback=fallback,
+        made.append(
+            Drawn(
+                kind=kind,
+                bitmap=bitmap,
+                points=tuple(places.ravel().tolist()),
+                parts=tuple(lengths),
+                radius=radius,
+                fallback=fallback,
+            )
         )
+    return made
 
 
 def depth_of(crop: Crop) -> np.ndarray:
@@ -118,7 +117,7 @@ def point(shape: Shape, core: np.ndarray, others: Others, draws: Draws) -> np.nd
 def _is_others(shape: Shape, others: Others, row: int, column: int) -> bool:
     """Whether a pixel of the object's crop lies in another object too."""
     y, x = row + shape.crop.y0, column + shape.crop.x0
-    return any(crop.mask[y - crop.y0, x - crop.x0] for crop in others.near(x, y, x + 1, y + 1))
+    return any(crop.mask[y - crop.y0, x - crop.x0] for crop in others.meeting(x, y, x + 1, y + 1))
 
 
 def _stroke_radius(core: np.ndarray) -> int:
