@@ -1,0 +1,54 @@
+"""The documentation: its field tables are the code's, its commands run, its links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataengine import sample
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS = {page.name: re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S) for page in PAGES}
+
+
+def test_the_format_page_lists_the_fields():
+    text = (ROOT / "docs" / "format.md").read_text()
+    for value in (sample.Sample, *sample._VALUES.values()):
+        rows = [f"| `{f.name}` | `{f.metadata['arrow']}` | {f.metadata['doc']} |" for f in dataclasses.fields(value)]
+        table = [f"### {value.__name__}", "| field | Arrow type | meaning |", "|---|---|---|", *rows]
+        assert "\n".join(table) + "\n\n" in text, value.__name__
+
+
+@pytest.mark.parametrize("page", [name for name, blocks in COMMANDS.items() if blocks])
+def test_commands_run(page, tmp_path):
+    """All `sh` blocks of a page, in order, in one empty folder."""
+    script = "set -euo pipefail\n" + "".join(COMMANDS[page])
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, start in (("dataengine", f'"{sys.executable}" -m pipelines.cli'), ("python", f'"{sys.executable}"')):
+        (programs / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
+        (programs / name).chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=work,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
