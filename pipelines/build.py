@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ def run(
         BudgetError: too many bad records. NondeterminismError, DatasetError: what stands there is not what was built.
         OSError: the output cannot be written; what is committed stays.
     """
-    folder = Folder(out if Folder(out).is_local else out.rstrip("/"))
+    # workers may run in another folder
+    folder = Folder(str(Folder(out).path.absolute()) if Folder(out).is_local else out.rstrip("/"))
+    recipe = recipe.with_absolute_paths()
     refuse_foreign(folder, settings.resume)
     folder.make()
     with driver_lock(folder) as renew:
@@ -117,19 +120,16 @@ def refuse_foreign(folder: Folder, resume: bool) -> None:
 # --- index and plan --------------------------------------------------------------------------------------------------
 
 
-class _index_folder:
+@contextmanager
+def _index_folder(out: Folder) -> Iterator[Path]:
     """Where indexes stand while a build runs: in a local output itself, else in a temporary folder."""
-
-    def __init__(self, out: Folder) -> None:
-        self.path = out.path / INDEX if out.is_local else Path(tempfile.mkdtemp(prefix="dataengine-index-"))
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+    path = out.path / INDEX if out.is_local else Path(tempfile.mkdtemp(prefix="dataengine-index-"))
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None) -> list[Split]:
@@ -189,7 +189,7 @@ def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, pla
             where = (folder / name).uri
         indexes[split.key] = (where, split.report.fingerprint)
     return Job(
-        out=folder.uri if not folder.is_local else str(folder.path.absolute()),
+        out=folder.uri,
         builders={split.key: split.spec.builder for split in splits},
         contexts={split.key: context_of(split, seed) for split in splits},
         indexes=indexes,

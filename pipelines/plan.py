@@ -152,7 +152,7 @@ def to_parquet(plan: Plan, recipe: Recipe, path: Path) -> None:
     metadata = {
         "dataengine.plan": plan.hash,
         "dataengine.identity": json.dumps(plan.identity, sort_keys=True),
-        "dataengine.recipe": recipe.with_absolute_paths().model_dump_json(),
+        "dataengine.recipe": recipe.model_dump_json(),
     }
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
 
