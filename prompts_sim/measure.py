@@ -27,8 +27,8 @@ class Others:
     def than(self, own: int) -> Others:
         """The same, for the object of that index: all but itself. One value serves one object after the other."""
         x0, y0, x1, y1 = self._boxes[own]
-        # a published stroke leaves the box by less than its size and its amplitude
-        reach_x, reach_y = x1 - x0 + 8, y1 - y0 + 32
+        # a published stroke leaves the box by less than its size and its amplitude, a click by its radius
+        reach_x, reach_y = x1 - x0 + 12, y1 - y0 + 32
         x0, y0, x1, y1 = x0 - reach_x, y0 - reach_y, x1 + reach_x, y1 + reach_y
         self._near = [
             (*box, self._crops[number])

@@ -1,9 +1,8 @@
 """The `strict` profile: prompts that lie inside their object, fit its size, and are never missing.
 
-Depth is the distance to the nearest pixel outside the object, the picture's border among them (OpenCV's 5 x 5 chamfer
-distance, Borgefors 1986, within 2 % of Euclidean and, computed in whole numbers, the same everywhere). What is drawn is
-checked on the pixels, so that `inside` is 1 for points, scribbles and masks. A box cannot lie inside its object; it
-stays close to the tight one.
+Depth is the exact Euclidean distance to the nearest pixel outside the object, the picture's border among them. What is
+drawn is checked on the pixels, so that `inside` is 1 for points, scribbles and masks. A box cannot lie inside its
+object; it stays close to the tight one.
 """
 
 from __future__ import annotations
@@ -66,12 +65,29 @@ def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], others:
 
 
 def depth_of(crop: Crop) -> np.ndarray:
-    """(h, w) float32, px: 0 outside the object; 1 where it touches the outside."""
+    """(h, w) float32, px: 0 outside the object; 1 where it touches the outside.
+
+    OpenCV's distances differ in the last bit between builds and between equal distances. Their squares are whole
+    numbers, so rounding those gives the same depths, and the same ties, everywhere.
+    """
     import cv2
 
     padded = cv2.copyMakeBorder(crop.mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    depth: np.ndarray = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    return depth
+    depth = _distances(padded)[1:-1, 1:-1]
+    depth = np.rint(np.multiply(depth, depth))
+    return np.sqrt(depth, out=depth)
+
+
+def _distances(padded: np.ndarray) -> np.ndarray:
+    import cv2
+
+    used = cv2.ipp.useIPP()  # a setting of the thread; for small pictures OpenCV's own code is faster than IPP's
+    cv2.ipp.setUseIPP(False)
+    try:
+        distances: np.ndarray = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    finally:
+        cv2.ipp.setUseIPP(used)
+    return distances
 
 
 def _largest(shape: Shape, depth: np.ndarray) -> np.ndarray:
@@ -237,20 +253,21 @@ def mask(shape: Shape, depth: np.ndarray, draws: Draws) -> Crop:
 
     The shallowest pixels are left out, where depth is uneven by a smooth field of 0.05 of the root of the area: a
     morphological jitter that fits the size. It only takes away, so the prompt stays inside. (An object of fewer than
-    seven pixels cannot meet the band; it loses one pixel at most.)
+    four pixels cannot meet the band; it loses one pixel at most.)
 
     Args:
         depth: (h, w) of the whole object.
     """
-    import cv2
-
     inside = shape.crop.mask
     size = sum(part.area for part in shape.parts)
     low, high = MASK_IOU
     keep = round(size * draws.uniform(low, high))
     keep = max(1, min(max(keep, math.ceil(low * size)), math.floor(high * size)))
     field = np.array([draws.uniform(-1.0, 1.0) for _ in range(16)], dtype=np.float32).reshape(4, 4)
-    uneven = depth + cv2.resize(field, depth.shape[::-1], interpolation=cv2.INTER_LINEAR) * (0.05 * math.sqrt(size))
+    field *= 0.05 * math.sqrt(size)
+    h, w = depth.shape
+    uneven = _spread(_spread(field.T, h).T, w)
+    uneven += depth
     found = uneven[inside]
     some = found[:: max(1, size // MAX_SAMPLE)]
     rank = int(some.size * (1 - keep / size))
@@ -258,6 +275,22 @@ def mask(shape: Shape, depth: np.ndarray, draws: Draws) -> Crop:
     if not low * size <= np.count_nonzero(kept) <= high * size:
         kept = _exactly(inside, uneven, keep)
     return Crop(kept, shape.crop.x0, shape.crop.y0)
+
+
+def _spread(values: np.ndarray, length: int) -> np.ndarray:
+    """(n, k) float32 values drawn out to (n, length), linear between them.
+
+    Number by number, so that it rounds the same everywhere; OpenCV's `resize` does not.
+    """
+    spans = values.shape[1] - 1
+    drawn = np.empty((len(values), length), dtype=np.float32)
+    places = (np.arange(length, dtype=np.float32) + np.float32(0.5)) * np.float32(spans / length)
+    for span in range(spans):
+        piece = slice(length * span // spans, length * (span + 1) // spans)
+        slope = values[:, span + 1 : span + 2] - values[:, span : span + 1]
+        part = np.multiply(slope, places[piece] - span, out=drawn[:, piece])
+        part += values[:, span : span + 1]
+    return drawn
 
 
 def _exactly(inside: np.ndarray, uneven: np.ndarray, keep: int) -> np.ndarray:
