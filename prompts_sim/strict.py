@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -73,9 +74,10 @@ def depth_of(crop: Crop) -> np.ndarray:
     import cv2
 
     padded = cv2.copyMakeBorder(crop.mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    depth = _distances(padded)[1:-1, 1:-1]
-    depth = np.rint(np.multiply(depth, depth))
-    return np.sqrt(depth, out=depth)
+    depth = _distances(padded)
+    np.multiply(depth, depth, out=depth)
+    np.rint(depth, out=depth)
+    return np.sqrt(depth, out=depth)[1:-1, 1:-1]
 
 
 def _distances(padded: np.ndarray) -> np.ndarray:
@@ -284,13 +286,19 @@ def _spread(values: np.ndarray, length: int) -> np.ndarray:
     """
     spans = values.shape[1] - 1
     drawn = np.empty((len(values), length), dtype=np.float32)
-    places = (np.arange(length, dtype=np.float32) + np.float32(0.5)) * np.float32(spans / length)
-    for span in range(spans):
-        piece = slice(length * span // spans, length * (span + 1) // spans)
-        slope = values[:, span + 1 : span + 2] - values[:, span : span + 1]
-        part = np.multiply(slope, places[piece] - span, out=drawn[:, piece])
-        part += values[:, span : span + 1]
+    slopes = values[:, 1:] - values[:, :-1]
+    for span, (piece, places) in enumerate(_pieces(length, spans)):
+        part = np.multiply(slopes[:, span, None], places, out=drawn[:, piece])
+        part += values[:, span, None]
     return drawn
+
+
+@lru_cache(maxsize=1024)
+def _pieces(length: int, spans: int) -> list[tuple[slice, np.ndarray]]:
+    """Each span's numbers, and their places in it, 0 to about 1."""
+    places = (np.arange(length, dtype=np.float32) + np.float32(0.5)) * np.float32(spans / length)
+    pieces = [slice(length * span // spans, length * (span + 1) // spans) for span in range(spans)]
+    return [(piece, places[piece] - np.float32(span)) for span, piece in enumerate(pieces)]
 
 
 def _exactly(inside: np.ndarray, uneven: np.ndarray, keep: int) -> np.ndarray:
