@@ -308,9 +308,16 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
     return arrays
 
 
-def _shoelace(points: np.ndarray) -> float:
+def _signed_area(points: np.ndarray) -> float:
     x, y = points[:, 0], points[:, 1]
-    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    inner = np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])
+    return 0.5 * abs(float(inner + x[-1] * y[0] - y[-1] * x[0]))
+
+
+def _perimeter(points: np.ndarray) -> float:
+    """Sum of the sides, each as far as it goes across and down."""
+    sides = np.abs(points[1:] - points[:-1]).sum() + np.abs(points[0] - points[-1]).sum()
+    return float(sides)
 
 
 def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
@@ -327,10 +334,10 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     arrays = check_polygons(polygons, height, width)
     parts = _backend().frPyObjects([array.ravel().tolist() for array in arrays], height, width)
     for index, (points, part) in enumerate(zip(arrays, parts, strict=True)):
-        signed = _shoelace(points)
+        signed = _signed_area(points)
         filled = int(_backend().area(part))
-        perimeter = float(np.abs(np.diff(points, axis=0, append=points[:1])).sum())
-        if filled - signed > 0.1 * filled + 0.5 * perimeter and _crosses_itself(points):
+        spare = filled - signed - 0.1 * filled
+        if spare > 0 and spare > 0.5 * _perimeter(points) and _crosses_itself(points):
             raise MaskError(
                 "polygon_self_intersecting",
                 f"polygon {index} crosses itself: it fills {filled} px but its signed area is {signed:.0f} px",
@@ -374,7 +381,7 @@ def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
             raise MaskError("rle_invalid", "RLE counts are missing")
     else:
         rle = rle_from_polygons(segmentation, height, width)
-    if area(rle) == 0:
+    if not _backend().area(_dict(rle, height, width)):
         raise MaskError("empty_mask", "the segmentation covers no pixel")
     return rle
 

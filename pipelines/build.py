@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
         return commit
     if task.shard is None:
         raise AssertionError("what indexing refused is committed by the driver")
+    _one_thread()
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
     outcomes = builder.load(job.builders[key]).read(
@@ -331,6 +333,14 @@ def build_task(job: Job, task: ShardTask) -> Commit:
         fault_point("written")
         shard = out.publish(staged, task.shard) if written.rows else None
     return _commit(out, task, shard, written, bad, account)
+
+
+@cache
+def _one_thread() -> None:
+    """Workers are the parallelism: OpenCV's own threads would only get in each other's way."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _commit(
