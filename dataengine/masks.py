@@ -24,6 +24,7 @@ import numpy as np
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
+_GOING_ON = bytes(range(80, 112))
 _NUMBER = re.compile(rb"[P-o]*[0-O]")  # groups that go on, and a last one
 _CODE = re.compile(rb"(?:[P-o]{0,7}[0-O])+")  # numbers of at most eight 5-bit groups
 
@@ -196,8 +197,8 @@ def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
 
 def _lengthened(rle: bytes, before: int, after: int) -> bytes:
     """A compressed mask with that many zeros more at its ends; only the numbers there are coded anew."""
-    codes = _NUMBER.findall(rle)
-    if len(codes) < 5 or len(codes) % 2 == 0:  # few runs, or the last one is of ones
+    count = len(rle.translate(None, _GOING_ON))
+    if count < 5 or count % 2 == 0:  # few runs, or the last one is of ones
         first, ones, zeros = _decoded(rle)
         if len(ones) > len(zeros):
             zeros.append(0)
@@ -205,9 +206,12 @@ def _lengthened(rle: bytes, before: int, after: int) -> bytes:
             zeros[-1] += after
         counts = [first + before, *chain.from_iterable(zip(ones, zeros, strict=True))]
         return _rle_from_runs(np.array(counts if counts[-1] else counts[:-1]))
-    codes[0] = _coded(_NUMBERS[codes[0]] + before)
-    codes[-1] = _coded(_NUMBERS[codes[-1]] + after)
-    return b"".join(codes)
+    head, tail = 1, len(rle) - 1
+    while rle[head - 1] >= 80:
+        head += 1
+    while rle[tail - 1] >= 80:
+        tail -= 1
+    return _coded(_NUMBERS[rle[:head]] + before) + rle[head:tail] + _coded(_NUMBERS[rle[tail:]] + after)
 
 
 def _coded(value: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -59,74 +58,30 @@ class Drawn:
 
 
 def measured(drawn: Sequence[Drawn], profile: str, version: int, shape: Shape, others: Others) -> tuple[Prompt, ...]:
-    """The prompts of an object with their `inside` and `other`.
+    """The prompts of an object with their `inside` and `other`."""
+    return tuple(_measured(one, profile, version, shape, others) for one in drawn)
 
-    All kinds are counted at once: the bitmaps become the bits of one small image, whose histogram inside an object says
-    how much of every prompt lies there.
-    """
-    bitmaps = [one.bitmap for one in drawn if one.bitmap is not None]
-    totals = inside = other = np.zeros(len(drawn))
-    if bitmaps:
-        code = _Code(drawn)
-        totals, inside = code.counts(None), code.counts(shape.crop)
-        for crop in others.meeting(code.x0, code.y0, code.x1, code.y1):
-            other = np.maximum(other, code.counts(crop))
-    return tuple(
-        Prompt(
-            kind=one.kind,  # type: ignore[arg-type]
-            profile=profile,  # type: ignore[arg-type]
-            version=version,
-            status="none" if one.bitmap is None else "fallback" if one.fallback else "ok",
-            points=one.points,
-            parts=one.parts,
-            radius=one.radius,
-            rle=masks.rle_from_crop(one.bitmap, shape.height, shape.width)
-            if one.kind == "mask" and one.bitmap
-            else None,
-            inside=float(inside[n] / totals[n]) if one.bitmap else 0.0,
-            other=float(other[n] / totals[n]) if one.bitmap else 0.0,
-        )
-        for n, one in enumerate(drawn)
+
+def _measured(one: Drawn, profile: str, version: int, shape: Shape, others: Others) -> Prompt:
+    inside = other = 0.0
+    rle, status = None, "none"
+    if (bitmap := one.bitmap) is not None:
+        h, w = bitmap.mask.shape
+        total = int(np.count_nonzero(bitmap.mask))
+        inside = masks.overlap(bitmap, shape.crop) / total
+        met = others.meeting(bitmap.x0, bitmap.y0, bitmap.x0 + w, bitmap.y0 + h)
+        other = max((masks.overlap(bitmap, crop) for crop in met), default=0) / total
+        rle = masks.rle_from_crop(bitmap, shape.height, shape.width) if one.kind == "mask" else None
+        status = "fallback" if one.fallback else "ok"
+    return Prompt(
+        kind=one.kind,  # type: ignore[arg-type]
+        profile=profile,  # type: ignore[arg-type]
+        version=version,
+        status=status,  # type: ignore[arg-type]
+        points=one.points,
+        parts=one.parts,
+        radius=one.radius,
+        rle=rle,
+        inside=inside,
+        other=other,
     )
-
-
-class _Code:
-    """Bitmaps as the bits of one image over their common box x0, y0, x1, y1."""
-
-    def __init__(self, drawn: Sequence[Drawn]) -> None:
-        crops = [one.bitmap for one in drawn if one.bitmap is not None]
-        self.x0, self.y0 = min(c.x0 for c in crops), min(c.y0 for c in crops)
-        self.x1 = max(c.x0 + c.mask.shape[1] for c in crops)
-        self.y1 = max(c.y0 + c.mask.shape[0] for c in crops)
-        self._image = np.zeros((self.y1 - self.y0, self.x1 - self.x0), dtype=np.uint8)
-        self._bits = _bits(len(drawn))
-        for bit, one in enumerate(drawn):
-            if (crop := one.bitmap) is not None:
-                h, w = crop.mask.shape
-                y, x = crop.y0 - self.y0, crop.x0 - self.x0
-                self._image[y : y + h, x : x + w] |= crop.mask.view(np.uint8) << bit
-
-    def counts(self, crop: Crop | None) -> np.ndarray:
-        """Pixels of each bitmap, in all or inside a mask; (n,) float64 of whole numbers."""
-        import cv2
-
-        image, mask = self._image, None
-        if crop is not None:
-            h, w = crop.mask.shape
-            y0, y1 = max(self.y0, crop.y0), min(self.y1, crop.y0 + h)
-            x0, x1 = max(self.x0, crop.x0), min(self.x1, crop.x0 + w)
-            if y0 >= y1 or x0 >= x1:
-                return np.zeros(len(self._bits))
-            image = image[y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0]
-            mask = crop.mask.view(np.uint8)[y0 - crop.y0 : y1 - crop.y0, x0 - crop.x0 : x1 - crop.x0]
-        codes = self._bits.shape[1]
-        histogram = cv2.calcHist([image], [0], mask, [codes], [0, codes])
-        counts: np.ndarray = self._bits @ histogram.ravel().astype(np.float64)
-        return counts
-
-
-@cache
-def _bits(number: int) -> np.ndarray:
-    """(number, 2**number) float64: whether a code has a bit."""
-    codes = np.arange(1 << number)
-    return np.array([codes >> bit & 1 for bit in range(number)], dtype=np.float64)

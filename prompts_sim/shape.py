@@ -81,8 +81,8 @@ def _part(mask: np.ndarray, r0: int, c0: int) -> Part:
     import cv2
 
     h, w = mask.shape
-    in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[:, 0]
-    in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[0]
+    in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+    in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
     area = in_row.sum()  # of whole numbers far below 2**53, so exact
     centroid = (float((in_row @ _steps(h) + r0 * area) / area), float((in_column @ _steps(w) + c0 * area) / area))
     return Part(area=int(area), box=(r0, c0, r0 + h, c0 + w), centroid=centroid)
