@@ -151,6 +151,25 @@ def test_a_killed_worker_changes_nothing(small, tmp_path, tree, point):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_killed_ray_driver_is_resumed(small, tmp_path):
+    small.write_text(small.read_text().replace("images: 5", "images: 1"))
+    run(small, tmp_path / "whole")
+    command = f"-m pipelines.cli build {small} --out {tmp_path / 'out'} --engine ray --workers 2"
+    process = subprocess.Popen(
+        [sys.executable, *command.split()],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.time() + 60
+    while len(list((tmp_path / "out").glob("commits/*.json"))) < 4 and time.time() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run(small, tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_a_full_disk_stops_and_is_resumed(small, tmp_path):
     run(small, tmp_path / "whole")
     full = cli("build", str(small), "--out", str(tmp_path / "out"), DATAENGINE_FAULT="written:enospc:3")
@@ -365,3 +384,42 @@ def test_sources_and_outputs_may_be_in_an_object_store(small, tmp_path, tree, s3
         out.delete(name)
     build.run(recipe.load(str(small)), out.uri, Settings(resume=True))
     assert out.read("manifest.json") == expected["manifest.json"]
+
+
+def test_published_instances_build_to_a_valid_dataset(tmp_path, fixtures):
+    given = [f"coco={fixtures / 'coco'}"]
+    manifest = build.run(recipe.with_sources(recipe.load("vgd"), given), str(tmp_path / "out"), Settings())
+    assert validate(str(tmp_path / "out")).problems == []
+    for split in ("train2017", "val2017"):
+        document = json.loads((fixtures / "coco" / "annotations" / f"instances_{split}.json").read_text())
+        counts = manifest["counts"]["by_source"]["coco"][split]
+        annotated = {a["image_id"] for a in document["annotations"] if not a["iscrowd"]}
+        assert counts["read"]["images"] == len(document["images"])
+        assert counts["built"]["images"] == len(annotated)
+        assert counts["built"]["annotations"] == len(document["annotations"])
+        pairs = {(a["image_id"], a["category_id"]) for a in document["annotations"] if not a["iscrowd"]}
+        assert counts["built"]["conditions"] == len(pairs)
+        assert counts["quarantined"] == {}
+
+
+def test_published_panoptic_builds_to_a_valid_dataset(tmp_path, fixtures):
+    folder = fixtures / "panoptic"
+    files = {
+        "annotations": str(folder / "panoptic_examples.json"),
+        "images": str(folder / "input_images"),
+        "segments": str(folder / "panoptic_examples"),
+    }
+    loaded = recipe.load("genseg")
+    spec = loaded.sources["coco"].model_copy(update={"files": files, "splits": ("val2017",)})
+    loaded = loaded.model_copy(update={"sources": {"coco": spec}})
+    manifest = build.run(loaded, str(tmp_path / "out"), Settings())
+    assert validate(str(tmp_path / "out")).problems == []
+    document = json.loads((folder / "panoptic_examples.json").read_text())
+    counts = manifest["counts"]["by_source"]["coco"]["val2017"]
+    assert counts["built"]["segments"] == sum(len(a["segments_info"]) for a in document["annotations"])
+    samples = list(open_dataset(str(tmp_path / "out")).samples())
+    assert [s.variant for s in samples] == ["panoptic", "semantic"] * 2
+    for sample in samples:
+        assert len(sample.conditions) == 133
+        things = {sample.objects[i].category_id for c in sample.conditions for i in c.objects}
+        assert things == {c.category_id for c in sample.conditions if c.objects}
