@@ -10,6 +10,7 @@ import io
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dataengine import masks, prompts, tokens
+from dataengine import masks, tokens
 from dataengine.sample import PROMPT_KINDS, Condition, Prompt, Sample
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ MAX_PIXELS = 1 << 26  # of a picture that is decoded
 MAX_ASPECT = 1.2  # height of a shown picture to its width
 MAX_ZOOM = 12.0
 SMOOTH = 3  # prompts are drawn this many times larger, then reduced
-HATCH_PX = 9
+HATCH_PX, STRIPE_PX = 9, 14  # across
+SPECK_PX = 6  # objects that are shown no larger are marked
 
 
 def contact_sheet(samples: Sequence[Sample], *, columns: int = 2, tile_px: int = 560) -> Pillow.Image:
@@ -165,10 +167,10 @@ def _picture(sample: Sample, width: int) -> Pillow.Image:
     base, notes = _decoded(sample, view.size)
     canvas = np.array(base)
     things, unread = _things(view)
-    _hatch(canvas, [thing.shown for thing in things if thing.crowd], CROWD, crossed=False)
+    _hatch(canvas, [view.shrunk(thing.crop) for thing in things if thing.crowd], CROWD, crossed=False)
     if sample.ignore is not None and (ignored := _crop(sample.ignore, sample)) is not None:
         _hatch(canvas, [view.shrunk(ignored)], IGNORED, crossed=True)
-    _tint(canvas, [thing for thing in things if thing.colors])
+    _tint(canvas, view, [thing for thing in things if thing.colors])
     picture = Pillow.fromarray(canvas)
     _draw_prompts(picture, view)
     _draw_tags(picture, view, things)
@@ -189,7 +191,10 @@ def _decoded(sample: Sample, size: tuple[int, int]) -> tuple[Pillow.Image, list[
     if data is None:
         return grey, [f"by reference: {(sample.image.path if sample.image else None) or 'no path'}"]
     try:
-        with Pillow.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+            image = Pillow.open(io.BytesIO(data))
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 return grey, [f"too large to show: {image.width} x {image.height} px"]
             return image.convert("RGB").resize(size, Pillow.Resampling.LANCZOS), []
@@ -201,10 +206,9 @@ def _decoded(sample: Sample, size: tuple[int, int]) -> tuple[Pillow.Image, list[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """An object as shown: (H, W) bool, and the colours of its conditions, by their index."""
+    """An object to draw, and the colours of its conditions, by their index."""
 
-    shown: np.ndarray
-    area: int
+    crop: masks.Crop
     crowd: bool
     colors: dict[int, RGB]
 
@@ -224,10 +228,8 @@ def _things(view: View) -> tuple[list[Thing], int]:
         if crop is None:
             unread += 1
             continue
-        area = int(np.count_nonzero(crop.mask))
-        found = owners.get(index, {})
-        things.append(Thing(shown=view.shrunk(crop), area=area, crowd=thing.crowd, colors=found))
-    return sorted(things, key=lambda thing: -thing.area), unread
+        things.append(Thing(crop=crop, crowd=thing.crowd, colors=owners.get(index, {})))
+    return sorted(things, key=lambda thing: -int(np.count_nonzero(thing.crop.mask))), unread
 
 
 def _crop(rle: bytes, sample: Sample) -> masks.Crop | None:
@@ -237,7 +239,7 @@ def _crop(rle: bytes, sample: Sample) -> masks.Crop | None:
         return None
 
 
-def _tint(canvas: np.ndarray, things: Sequence[Thing]) -> None:
+def _tint(canvas: np.ndarray, view: View, things: Sequence[Thing]) -> None:
     """Fill and outline in place; every pixel takes the colour of the smallest object over it, once.
 
     Args:
@@ -248,30 +250,32 @@ def _tint(canvas: np.ndarray, things: Sequence[Thing]) -> None:
     covered = np.zeros(canvas.shape[:2], dtype=bool)
     for thing in things:
         inks = np.array(list(thing.colors.values()), dtype=np.float32)
-        stripes = ((rows + columns) // HATCH_PX) % len(inks)
-        paint[thing.shown] = inks[stripes[thing.shown]]
-        covered |= thing.shown
+        stripes = ((rows + columns) // STRIPE_PX) % len(inks)
+        shown = view.shrunk(thing.crop)
+        paint[shown] = inks[stripes[shown]]
+        covered |= shown
     mixed = canvas[covered] * (1 - TINT) + paint[covered] * TINT
     canvas[covered] = np.floor(mixed + 0.5).astype(np.uint8)
     for thing in things:
-        _outline(canvas, thing.shown, next(iter(thing.colors.values())))
+        _outline(canvas, view.shrunk(thing.crop), next(iter(thing.colors.values())))
 
 
 def _outline(canvas: np.ndarray, shown: np.ndarray, color: RGB) -> None:
-    """A line in the colour with a dark edge; specks get a ring to be found by."""
+    """A line in the colour with a dark edge; specks get a diamond to be found by."""
     import cv2
 
     contours, _ = cv2.findContours(shown.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     x, y, w, h = cv2.boundingRect(shown.astype(np.uint8))
     dark = tuple(channel // 3 for channel in color)
-    if max(w, h) <= 6:
-        center = (x + w // 2, y + h // 2)
-        cv2.circle(canvas, center, 8, dark, 3, cv2.LINE_AA)
-        cv2.circle(canvas, center, 8, color, 1, cv2.LINE_AA)
-        return
-    if min(w, h) > 12:
+    if max(w, h) <= SPECK_PX:
+        contours = [_diamond(x + w // 2, y + h // 2)]
+    if max(w, h) <= SPECK_PX or min(w, h) > 12:
         cv2.drawContours(canvas, contours, -1, dark, 3, cv2.LINE_AA)
     cv2.drawContours(canvas, contours, -1, color, 1, cv2.LINE_AA)
+
+
+def _diamond(x: int, y: int) -> np.ndarray:
+    return np.array([[(x - 8, y)], [(x, y - 8)], [(x + 8, y)], [(x, y + 8)]], dtype=np.int32)
 
 
 def _hatch(canvas: np.ndarray, regions: Sequence[np.ndarray], color: RGB, crossed: bool) -> None:
@@ -297,10 +301,13 @@ def _draw_tags(picture: Pillow.Image, view: View, things: Sequence[Thing]) -> No
 
     tags = _tags(view.sample)
     todo = set(tags)
-    taken: list[tuple[float, float, float, float]] = []
+    clicks = [line for p, _ in _shown_prompts(view.sample) if p.kind == "point" for line in _lines_of(p, view)]
+    taken = [(x - 7, y - 7, x + 7, y + 7) for line in clicks for x, y in line]
     for thing in things:
         for number in [n for n in thing.colors if n in todo]:
-            depth = cv2.distanceTransform(np.pad(thing.shown, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+            depth = cv2.distanceTransform(np.pad(view.shrunk(thing.crop), 1).astype(np.uint8), cv2.DIST_L2, 3)[
+                1:-1, 1:-1
+            ]
             y, x = np.unravel_index(int(depth.argmax()), depth.shape)
             box = _free_box(float(x), float(y), _tag_width(tags[number]), picture.size, taken)
             _draw_tag(picture, box, tags[number], thing.colors[number])
@@ -371,10 +378,7 @@ def _lines_of(prompt: Prompt, view: View) -> list[list[Point]]:
     import cv2
 
     if prompt.kind == "mask":
-        try:
-            crop = prompts.render(prompt, view.sample.height, view.sample.width)
-        except masks.MaskError:
-            return []
+        crop = _crop(prompt.rle or b"", view.sample)
         if crop is None:
             return []
         contours, _ = cv2.findContours(view.shrunk(crop).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -412,7 +416,7 @@ def _paint(draw: ImageDraw.ImageDraw, kind: str, lines: Sequence[Sequence[Point]
             _stroke(draw, line, 1.3 * SMOOTH, (*color, 255))
         elif kind == "box":
             for (x0, y0), (x1, y1) in zip(line[::2], line[1::2], strict=False):
-                box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+                box = _inside((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), draw.im.size)
                 for grow, paint, width in ((2.5, shade, 5.0), (1.8, white, 3.6), (0.9, (*color, 255), 1.8)):
                     _frame(draw, box, grow * SMOOTH, paint, width)
         else:
@@ -431,6 +435,14 @@ def _ring(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
     for grow, paint, width in ((0.8, (*INK, 170), 3.6), (0.0, (255, 255, 255, 255), 2.0)):
         r = radius + grow * SMOOTH
         draw.ellipse([x - r, y - r, x + r, y + r], outline=paint, width=round(width * SMOOTH))
+
+
+def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box with all its edges where a frame can be seen."""
+    edge = 2.5 * SMOOTH
+    x0, y0, x1, y1 = box
+    x0, y0 = min(max(x0, edge), size[0] - edge), min(max(y0, edge), size[1] - edge)
+    return x0, y0, max(x0, min(x1, size[0] - 1 - edge)), max(y0, min(y1, size[1] - 1 - edge))
 
 
 def _frame(
@@ -453,18 +465,33 @@ def _legend(sample: Sample, width: int) -> Pillow.Image | None:
     from PIL import ImageDraw
 
     kinds = [kind for kind in PROMPT_KINDS if any(p.kind == kind for p, _ in _shown_prompts(sample))]
-    entries = [(kind, f"{kind} prompt") for kind in kinds]
-    entries += [("crowd", "crowd")] if any(thing.crowd for thing in sample.objects) else []
-    entries += [("ignored", "ignored")] if sample.ignore is not None else []
+    entries = [("", "Prompts:")] * bool(kinds) + [(kind, kind) for kind in kinds]
+    others = [("speck", "tiny object")] * _has_specks(sample, width)
+    others += [("crowd", "crowd")] * any(thing.crowd for thing in sample.objects)
+    others += [("ignored", "ignored")] * (sample.ignore is not None)
+    entries = others + entries
     if not entries:
         return None
-    row = Pillow.new("RGB", (width, 20), CARD)
-    x = 0
+    places, x, y = [], 0, 0
     for kind, label in entries:
-        row.paste(_icon(kind), (x, 1))
-        ImageDraw.Draw(row).text((x + 34, 10), label, FAINT, _font(SMALL_PX), anchor="lm")
-        x += 34 + math.ceil(_length(label, SMALL_PX)) + 18
-    return row
+        size = 34 * bool(kind) + math.ceil(_length(label, SMALL_PX))
+        if x and x + size > width:
+            x, y = 0, y + 22
+        places.append((x, y, kind, label))
+        x += size + (16 if kind else 8)
+    rows = Pillow.new("RGB", (width, y + 20), CARD)
+    for x, y, kind, label in places:
+        if kind:
+            rows.paste(_icon(kind), (x, y + 1))
+        ImageDraw.Draw(rows).text((x + 34 * bool(kind), y + 10), label, FAINT, _font(SMALL_PX), anchor="lm")
+    return rows
+
+
+def _has_specks(sample: Sample, width: int) -> bool:
+    scale = _view(sample, width).scale
+    used = {index for condition in sample.conditions for index in condition.objects}
+    sides = [max(thing.bbox[2:]) for index, thing in enumerate(sample.objects) if index in used]
+    return any(side * scale <= SPECK_PX for side in sides)
 
 
 def _icon(kind: str) -> Pillow.Image:
@@ -475,6 +502,8 @@ def _icon(kind: str) -> Pillow.Image:
     canvas = np.full((18, 28, 3), 176, dtype=np.uint8)
     if kind in ("crowd", "ignored"):
         _hatch(canvas, [np.ones((18, 28), dtype=bool)], CROWD if kind == "crowd" else IGNORED, kind == "ignored")
+    if kind == "speck":
+        _outline(canvas, np.pad(np.ones((3, 3), dtype=bool), ((8, 7), (13, 12))), COLORS[0])
     icon = Pillow.fromarray(canvas)
     oval = [(14 + 10 * math.cos(a / 30 * math.pi), 9 + 5.5 * math.sin(a / 30 * math.pi)) for a in range(60)]
     shapes: dict[str, list[Point]] = {
@@ -610,11 +639,12 @@ _SPLIT = re.compile(rf"({re.escape(tokens.SEG)}|{re.escape(tokens.IMAGE)}|\r\n|[
 
 
 def _words(text: str) -> Iterator[Piece]:
-    gap = False
+    gap, before = False, ""
     cut = text[:MAX_TEXT] + ("…" if len(text) > MAX_TEXT else "")
     for part in _SPLIT.split(cut):
         if part in ("\n", "\r", "\r\n"):
-            yield BREAK
+            if before != tokens.IMAGE:
+                yield BREAK
         elif part in (tokens.SEG, tokens.IMAGE):
             ink, chip = (CARD, SEG) if part == tokens.SEG else (FAINT, ABSENT)
             yield Piece(text=part, ink=ink, chip=chip, gap=gap)
@@ -623,6 +653,7 @@ def _words(text: str) -> Iterator[Piece]:
             if word:
                 yield Piece(text=word, gap=gap)
         gap = part.isspace() or (gap and not part)
+        before = part or before
 
 
 def _wrapped(pieces: Sequence[Piece], width: int) -> list[Line]:
@@ -638,7 +669,7 @@ def _wrapped(pieces: Sequence[Piece], width: int) -> list[Line]:
                 lines.append([])
             at += 1
             continue
-        unit = [_fitting(piece, width) for piece in pieces[at:end]]
+        unit = [_fitting(piece, width - 12) for piece in pieces[at:end]]  # room for a comma
         if lines[-1] and _right(_set(lines[-1], unit)) > width:
             lines.append([])
         for piece in unit:  # one by one, should the unit be wider than a line
@@ -767,6 +798,9 @@ def _plain(text: str) -> str:
     return "".join(map(_drawable, text))
 
 
+_KIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "–": "-", "—": "-", "−": "-", "×": "x", "→": "›"}
+
+
 @cache
 def _drawable(char: str) -> str:
     """The character, its nearest kin without marks, or a dot."""
@@ -775,7 +809,7 @@ def _drawable(char: str) -> str:
         return " "
     if kind in ("Mn", "Me", "Cf"):
         return ""
-    plain = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l"}.get(char, char)
+    plain = _KIN.get(char, char)
     for kin in (plain, unicodedata.normalize("NFKD", plain)):
         kept = [c for c in kin if not unicodedata.combining(c)]
         if kept and all(_has_glyph(c) for c in kept):
