@@ -164,7 +164,7 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     with file:
         found = build_index(file, name, target, key="image_id" if options.is_panoptic else "id")
     categories = tuple(
-        Category(id=c["id"], name=c["name"], text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
+        Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
         for c in sorted(found.categories, key=lambda c: c["id"])
     )
     return IndexReport(
@@ -179,11 +179,16 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     )
 
 
+def plain(text: str) -> str:
+    """Text without the lone surrogates that JSON can carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def clean_name(name: str) -> str:
     """A category name as it is written in a prompt: X-SAM's AAAI form ("sky-other-merged" becomes "sky")."""
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
-    return tokens.escape(name)[0].replace("-", " ").lower()
+    return tokens.escape(name.replace("-", " ").lower())[0]
 
 
 def image_key(namespace: str, image_id: int) -> str:
@@ -197,7 +202,7 @@ def safe_file_name(name: Any) -> str:
     Raises:
         ValueError: it is no text, empty, absolute, or climbs out with `..`.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or name != plain(name):
         raise ValueError(f"file_name {name!r} is no file name")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name):

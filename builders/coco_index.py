@@ -174,7 +174,8 @@ def _add_license(index: Index, record: Record) -> None:
     value = record.value
     if isinstance(value, dict) and is_whole(value.get("id")):
         entries = [value.get("name"), value.get("url")]
-        index.licenses[str(value["id"])] = [e if isinstance(e, str) else None for e in entries]
+        texts = [e.encode("utf-8", "replace").decode() if isinstance(e, str) else None for e in entries]
+        index.licenses[str(value["id"])] = texts
 
 
 def _add_info(index: Index, record: Record) -> None:

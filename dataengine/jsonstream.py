@@ -83,6 +83,8 @@ class _Window:
                 raise SourceError(f"{self.name}: {error.msg}; the file is damaged or cut off") from None
             except RecursionError:
                 raise SourceError(f"{self.name}: values are nested too deeply") from None
+            except ValueError as error:  # a number of thousands of digits
+                raise SourceError(f"{self.name}: {error}") from None
             following = self.text[end : end + 1]
             if following not in tuple(" \t\r\n,:]}") and self._more():  # a number may go on in the next chunk
                 continue

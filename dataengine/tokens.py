@@ -69,7 +69,10 @@ def escape(text: str) -> tuple[str, int]:
     A marker's `<` becomes U+2039 and its `>` U+203A (single angle quotation marks), so that it reads the same
     to a person and is no marker to a tokenizer.
 
+    What is no Unicode text (lone surrogates, which JSON can carry) becomes "?".
+
     Returns:
         the text, and how many markers were escaped.
     """
+    text = text.encode("utf-8", "replace").decode()
     return _MARKER.subn(lambda match: "\u2039" + match.group()[1:-1] + "\u203a", text)

@@ -215,6 +215,17 @@ def test_a_lost_image_folder_stops(tmp_path, coco_tree):
         list(coco.read(context, tmp_path / "index.arrow", 0, 1))
 
 
+def test_text_that_is_no_unicode_does_no_harm(tmp_path, coco_tree):
+    tree = coco_tree(2)
+    tree.categories[1]["name"] = "odd \ud800 <P-stuff>"
+    tree.images[1]["file_name"] = "\ud800.jpg"
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path)
+    assert report.categories[1].text == "odd ? ‹p›"
+    assert "odd ? ‹p›" in [c.text for c in outcomes[0].samples[0].conditions]
+    assert [b.reason for b in outcomes[1].bad] == ["unsafe_file_name"]
+
+
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../y", "..\\a.jpg", "C:\\a.jpg", "", None, "a\0b"])
 def test_file_names_cannot_leave_the_folder(name):
     with pytest.raises(ValueError, match="file_name"):
