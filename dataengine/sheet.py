@@ -541,7 +541,7 @@ class Piece:
 
     @property
     def width(self) -> float:
-        tag = _tag_width(self.tag) + 4 if self.tag else 0.0
+        tag = _tag_width(self.tag) + 1 if self.tag else 0.0
         return _length(self.text, self.px) + (2 * PAD + tag if self.chip else 0.0)
 
 
@@ -736,7 +736,7 @@ def _draw_line(block: Pillow.Image, line: Line, middle: int) -> None:
         if piece.tag:
             width = _tag_width(piece.tag)
             _draw_tag(block, (x - 2, middle - 7.5, x - 2 + width, middle + 7.5), piece.tag, piece.chip or ABSENT)
-            x += width + 4
+            x += width + 1
         draw.text((x, middle + piece.px * 0.34), piece.text, piece.ink, _font(piece.px), anchor="ls")
 
 
