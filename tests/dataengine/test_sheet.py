@@ -352,6 +352,13 @@ def test_a_speck_of_a_large_picture_stays_visible():
     assert tint(COLORS[0]) in colors_in(around)
 
 
+def test_a_thin_line_of_a_large_picture_stays_visible():
+    view = sheet._view(replace(sample(), height=500, width=500), 50)
+    shown = view.shrunk(masks.Crop(np.eye(400, dtype=bool), 50, 50))
+    assert shown.shape == (50, 50)
+    assert shown[20:30].any(axis=1).all()
+
+
 def test_masks_that_cannot_be_read_are_counted():
     view = sheet._view(sample(objects=(replace(thing(5, 5), rle=b"\xff"), thing(30, 50))), TILE)
     things, unread = sheet._things(view)
