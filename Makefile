@@ -26,8 +26,8 @@ demo: $(VENV)/.core
 	@echo "The dataset is demo/vgd; dataengine inspect demo/vgd says what it holds."
 
 test: $(VENV)/.dev
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --no-cache --check .
+	$(VENV)/bin/ruff check --no-cache .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2
 

@@ -162,7 +162,6 @@ def preview(
 ) -> None:
     """Write a contact sheet: pictures with masks and prompts, and the conversations, phrases coloured like masks."""
     from dataengine.sheet import contact_sheet
-
     from dataengine.store.dataset import open_dataset
 
     with _errors():
