@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import accumulate, chain
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from dataengine import kernels
+
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
-_GOING_ON = bytes(range(80, 112))
-_NUMBER = re.compile(rb"[P-o]*[0-O]")  # groups that go on, and a last one
-_CODE = re.compile(rb"(?:[P-o]{0,7}[0-O])+")  # numbers of at most eight 5-bit groups
 
 
 class MaskError(ValueError):
@@ -79,54 +77,23 @@ def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
     Returns:
         (n,) int64; the runs alternate, zeros first, and sum to height * width.
     Raises:
-        MaskError: `rle_invalid` (not such a code), `rle_size` (runs do not add up), or a negative run.
+        MaskError: `rle_invalid` (no such code, or a negative run), `rle_size` (the runs do not add up).
     """
-    first, ones, zeros = _checked(rle, height, width)
-    counts = np.empty(1 + len(ones) + len(zeros), dtype=np.int64)
-    counts[0], counts[1::2], counts[2::2] = first, ones, zeros
-    return counts
-
-
-def _checked(rle: bytes, height: int, width: int) -> tuple[int, list[int], list[int]]:
-    """First run, later runs of ones, later runs of zeros."""
-    if not _CODE.fullmatch(rle):
+    _check_size(height, width)
+    runs = np.empty(len(rle), dtype=np.int64)
+    number = kernels.runs_from_code(np.frombuffer(rle, dtype=np.uint8), height * width, runs)
+    runs = runs[: max(number, 0)]
+    if number == kernels.MALFORMED or number == 0:
         raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
-    first, ones, zeros = _decoded(rle)
-    if first < 0 or min(ones, default=0) < 0 or min(zeros, default=0) < 0:
+    if number == kernels.NEGATIVE:
         raise MaskError("rle_invalid", "RLE counts hold a negative run")
-    total = first + sum(ones) + sum(zeros)
-    if total != height * width:
+    total = int(runs.sum())
+    if number == kernels.TOO_LONG or total != height * width:
+        found = "more" if number == kernels.TOO_LONG else total
         raise MaskError(
-            "rle_size", f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels"
+            "rle_size", f"RLE counts sum to {found}; {height * width} are needed for {height} x {width} pixels"
         )
-    return first, ones, zeros
-
-
-def _decoded(rle: bytes) -> tuple[int, list[int], list[int]]:
-    """First run, later runs of ones, later runs of zeros of a well-formed string.
-
-    It is a base-32 variable-length code with offset 48, least significant group first, whose values from the fourth
-    on are differences to the run before the previous one (pycocotools, maskApi.c, rleFrString).
-    """
-    values = [_NUMBERS[code] for code in _NUMBER.findall(rle)]
-    return values[0], list(accumulate(values[1::2])), list(accumulate(values[2::2]))
-
-
-class _Numbers(dict[bytes, int]):
-    """Codes of numbers to numbers; the short ones, which are nearly all, are kept."""
-
-    def __missing__(self, code: bytes) -> int:
-        value = 0
-        for place, byte in enumerate(code):
-            value |= (byte - 48 & 0x1F) << 5 * place
-        if code[-1] - 48 & 0x10:
-            value -= 1 << 5 * len(code)
-        if len(code) < 4:
-            self[code] = value
-        return value
-
-
-_NUMBERS = _Numbers()
+    return runs
 
 
 def _check_counts(counts: np.ndarray, height: int, width: int) -> None:
@@ -156,25 +123,9 @@ def rle_from_counts(counts: Sequence[int] | np.ndarray, height: int, width: int)
 
 
 def _rle_from_runs(runs: np.ndarray) -> bytes:
-    """Compressed string of valid runs (pycocotools, maskApi.c, rleToString)."""
-    values = runs.astype(np.int64)
-    values[3:] -= runs[1:-2]
-    # number of 5-bit groups such that the remaining sign bits agree with the last group's sign bit
-    magnitude = np.where(values < 0, ~values, values)
-    groups = np.ones(values.size, dtype=np.int64)
-    limit = 16
-    while True:
-        longer = magnitude >= limit
-        if not longer.any():
-            break
-        groups += longer
-        limit <<= 5
-    ends = np.cumsum(groups)
-    place = np.arange(int(ends[-1])) - np.repeat(ends - groups, groups)
-    code = (np.repeat(values, groups) >> (5 * place)) & 0x1F
-    code |= 0x20
-    code[ends - 1] &= 0x1F
-    return (code + 48).astype(np.uint8).tobytes()
+    """Compressed string of valid runs."""
+    code: bytes = kernels.code_from_runs(runs).tobytes()
+    return code
 
 
 def _check_size(height: int, width: int) -> None:
@@ -183,59 +134,27 @@ def _check_size(height: int, width: int) -> None:
 
 
 def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
-    """Encode a crop onto its canvas; only its columns are touched.
+    """Encode a crop onto its canvas; only the crop is touched.
 
     The crop must lie inside the canvas.
     """
-    h, w = crop.mask.shape
-    columns = np.zeros((w, height), dtype=np.uint8)
-    columns[:, crop.y0 : crop.y0 + h] = crop.mask.T
-    rle = _as_bytes(_backend().encode(columns.T)["counts"])
-    before, after = crop.x0 * height, (width - crop.x0 - w) * height
-    return rle if before == after == 0 else _lengthened(rle, before, after)
-
-
-def _lengthened(rle: bytes, before: int, after: int) -> bytes:
-    """A compressed mask with that many zeros more at its ends; only the numbers there are coded anew."""
-    count = len(rle.translate(None, _GOING_ON))
-    if count < 5 or count % 2 == 0:  # few runs, or the last one is of ones
-        first, ones, zeros = _decoded(rle)
-        if len(ones) > len(zeros):
-            zeros.append(0)
-        if zeros:
-            zeros[-1] += after
-        counts = [first + before, *chain.from_iterable(zip(ones, zeros, strict=True))]
-        return _rle_from_runs(np.array(counts if counts[-1] else counts[:-1]))
-    head, tail = 1, len(rle) - 1
-    while rle[head - 1] >= 80:
-        head += 1
-    while rle[tail - 1] >= 80:
-        tail -= 1
-    return _coded(_NUMBERS[rle[:head]] + before) + rle[head:tail] + _coded(_NUMBERS[rle[tail:]] + after)
-
-
-def _coded(value: int) -> bytes:
-    code = bytearray()
-    while True:
-        group = value & 0x1F
-        value >>= 5
-        done = value == (-1 if group & 0x10 else 0)
-        code.append(48 + (group if done else group | 0x20))
-        if done:
-            return bytes(code)
+    columns = np.ascontiguousarray(crop.mask.T)
+    return _rle_from_runs(kernels.runs_of_crop(columns, crop.x0, crop.y0, height, width))
 
 
 def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
-    """Decode a mask and cut it to its bounding box.
+    """Decode a mask and cut it to its bounding box; only the box is touched.
 
     Raises:
         MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
     """
-    size, (x, y, w, h) = measure(rle, height, width)
+    runs = counts_from_rle(rle, height, width)
+    size, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
     if not size:
         raise MaskError("empty_mask", "the mask has no pixel")
-    raster = np.asarray(_backend().decode(_dict(rle, height, width)))
-    return Crop(np.ascontiguousarray(raster[y : y + h, x : x + w]).view(bool), x, y)
+    columns = np.zeros((x1 - x0, y1 - y0), dtype=bool)
+    kernels.fill_runs(runs, height, x0, y0, columns)
+    return Crop(np.ascontiguousarray(columns.T), x0, y0)
 
 
 # --- raster ------------------------------------------------------------------------------------------------------
@@ -278,9 +197,14 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
         MaskError: `polygon_odd`, `polygon_short`, `polygon_not_finite`, `polygon_out_of_frame` or
             `segmentation_invalid`, with the polygon's index.
     """
+    return [points for points, *_ in _figured(polygons, height, width)]
+
+
+def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, float, float]]:
+    """The points of each polygon, checked, its signed area without the sign, and its perimeter across and down."""
     if not isinstance(polygons, list) or not polygons:
         raise MaskError("segmentation_invalid", "a polygon segmentation must be a list of polygons")
-    arrays = []
+    found = []
     for index, polygon in enumerate(polygons):
         try:
             array = np.asarray(polygon, dtype=np.float64)
@@ -288,40 +212,23 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
             array = None
         if array is None or array.ndim != 1:
             raise MaskError("segmentation_invalid", f"polygon {index} is no flat list of numbers")
-        if array.size % 2:
+        if array.size % 2 or array.size < 6:
             raise MaskError(
-                "polygon_odd",
+                "polygon_odd" if array.size % 2 else "polygon_short",
                 f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
             )
-        if array.size < 6:
-            raise MaskError(
-                "polygon_short",
-                f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
-            )
-        if not np.isfinite(array).all():
-            raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
         points = array.reshape(-1, 2)
-        low, high = points.min(axis=0), points.max(axis=0)
-        if (low < -FRAME_TOLERANCE_PX).any() or (high > np.array([width, height]) + FRAME_TOLERANCE_PX).any():
+        x0, y0, x1, y1, signed, perimeter = kernels.polygon_figures(points)
+        if math.isnan(perimeter) or not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
+        room = FRAME_TOLERANCE_PX
+        if x0 < -room or y0 < -room or x1 > width + room or y1 > height + room:
             raise MaskError(
                 "polygon_out_of_frame",
-                f"polygon {index} spans x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}, "
-                f"outside the {width} x {height} frame",
+                f"polygon {index} spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, outside the {width} x {height} frame",
             )
-        arrays.append(points)
-    return arrays
-
-
-def _signed_area(points: np.ndarray) -> float:
-    x, y = points[:, 0], points[:, 1]
-    inner = np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])
-    return 0.5 * abs(float(inner + x[-1] * y[0] - y[-1] * x[0]))
-
-
-def _perimeter(points: np.ndarray) -> float:
-    """Sum of the sides, each as far as it goes across and down."""
-    sides = np.abs(points[1:] - points[:-1]).sum() + np.abs(points[0] - points[-1]).sum()
-    return float(sides)
+        found.append((points, signed, perimeter))
+    return found
 
 
 def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
@@ -335,13 +242,12 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
         MaskError: see `check_polygons`; `polygon_self_intersecting`.
     """
     _check_size(height, width)
-    arrays = check_polygons(polygons, height, width)
-    parts = _backend().frPyObjects([array.ravel().tolist() for array in arrays], height, width)
-    for index, (points, part) in enumerate(zip(arrays, parts, strict=True)):
-        signed = _signed_area(points)
+    checked = _figured(polygons, height, width)
+    parts = _backend().frPyObjects([points.ravel().tolist() for points, *_ in checked], height, width)
+    for index, ((points, signed, perimeter), part) in enumerate(zip(checked, parts, strict=True)):
         filled = int(_backend().area(part))
         spare = filled - signed - 0.1 * filled
-        if spare > 0 and spare > 0.5 * _perimeter(points) and _crosses_itself(points):
+        if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points):
             raise MaskError(
                 "polygon_self_intersecting",
                 f"polygon {index} crosses itself: it fills {filled} px but its signed area is {signed:.0f} px",
@@ -431,9 +337,9 @@ def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:
 # --- measures ----------------------------------------------------------------------------------------------------
 
 
-def area(rle: bytes) -> int:
-    """Number of set pixels of a valid RLE."""
-    return sum(_decoded(rle)[1])
+def area(rle: bytes, height: int, width: int) -> int:
+    """Number of set pixels."""
+    return measure(rle, height, width)[0]
 
 
 def bbox_xywh(rle: bytes, height: int, width: int) -> tuple[int, int, int, int]:
@@ -441,18 +347,14 @@ def bbox_xywh(rle: bytes, height: int, width: int) -> tuple[int, int, int, int]:
     return measure(rle, height, width)[1]
 
 
-@lru_cache(maxsize=4096)  # builder, prompts and checks ask for the same mask
 def measure(rle: bytes, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
     """Area in pixels, and tight box x, y, width, height in pixels; zeros where no pixel is set.
 
     Raises:
         MaskError: the RLE is malformed.
     """
-    size = sum(_checked(rle, height, width)[1])
-    if not size:
-        return 0, (0, 0, 0, 0)
-    x, y, w, h = _backend().toBbox(_dict(rle, height, width)).tolist()
-    return size, (int(x), int(y), int(w), int(h))
+    size, x0, y0, x1, y1 = kernels.measure_runs(counts_from_rle(rle, height, width), height)
+    return size, (x0, y0, x1 - x0, y1 - y0)
 
 
 def union(rles: Sequence[bytes], height: int, width: int) -> bytes:
@@ -500,12 +402,8 @@ def iou(
 
 def overlap(a: Crop, b: Crop) -> int:
     """Number of pixels set in both."""
-    y0, y1 = max(a.y0, b.y0), min(a.y0 + a.mask.shape[0], b.y0 + b.mask.shape[0])
-    x0, x1 = max(a.x0, b.x0), min(a.x0 + a.mask.shape[1], b.x0 + b.mask.shape[1])
-    if y0 >= y1 or x0 >= x1:
-        return 0
-    mine = a.mask[y0 - a.y0 : y1 - a.y0, x0 - a.x0 : x1 - a.x0]
-    return int(np.count_nonzero(mine & b.mask[y0 - b.y0 : y1 - b.y0, x0 - b.x0 : x1 - b.x0]))
+    both: int = kernels.count_both(a.mask, b.mask, b.x0 - a.x0, b.y0 - a.y0)
+    return both
 
 
 def components(rle: bytes, height: int, width: int) -> list[Crop]:
@@ -521,19 +419,11 @@ def components(rle: bytes, height: int, width: int) -> list[Crop]:
 
 def components_of_crop(crop: Crop) -> list[Crop]:
     """`components` of a mask that is already decoded."""
-    import cv2
-
-    number, labels = cv2.connectedComponents(crop.mask.view(np.uint8), connectivity=8)
-    edges = (crop.mask[0], crop.mask[-1], crop.mask[:, 0], crop.mask[:, -1])
-    if number == 2 and all(bool(edge.any()) for edge in edges):
-        return [crop]
-    # OpenCV does not promise an order of labels
-    names, first = np.unique(labels, return_index=True)
-    ordered = names[np.argsort(first)]
-    parts = []
-    for name in ordered[ordered > 0].tolist():
-        inside = labels == name
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        part = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        parts.append(Crop(np.ascontiguousarray(part), crop.x0 + int(columns[0]), crop.y0 + int(rows[0])))
-    return parts
+    labels, stats = kernels.components(crop.mask)
+    if len(stats) == 1:
+        x0, y0, x1, y1 = stats[0, 1:5].tolist()
+        return [Crop(np.ascontiguousarray(crop.mask[y0:y1, x0:x1]), crop.x0 + x0, crop.y0 + y0)]
+    return [
+        Crop(labels[y0:y1, x0:x1] == name, crop.x0 + x0, crop.y0 + y0)
+        for name, (x0, y0, x1, y1) in enumerate(stats[:, 1:5].tolist(), start=1)
+    ]

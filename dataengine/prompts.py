@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
 
-from dataengine import masks
+from dataengine import kernels, masks
 from dataengine.masks import Crop
 from dataengine.sample import Prompt
 
@@ -52,24 +53,12 @@ def discs_crop(pixels: np.ndarray, radius: float, height: int, width: int) -> Cr
     Args:
         pixels: (n, 2) int64, x, y of pixels inside the canvas. radius: px.
     """
-    import cv2
-
-    reach = int(radius)
-    if len(pixels) == 1:
-        x, y = pixels[0].tolist()
-        x0, y0 = max(x - reach, 0), max(y - reach, 0)
-        x1, y1 = min(x + reach + 1, width), min(y + reach + 1, height)
-        rows = slice(y0 - y + reach, y1 - y + reach)
-        return Crop(_disc(radius)[rows, x0 - x + reach : x1 - x + reach].view(bool), x0, y0)
-    x0, y0 = np.maximum(pixels.min(axis=0) - reach, 0).tolist()
-    x1, y1 = np.minimum(pixels.max(axis=0) + reach + 1, (width, height)).tolist()
-    dots = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
-    dots[pixels[:, 1] - y0, pixels[:, 0] - x0] = 1
-    return Crop(cv2.dilate(dots, _disc(radius)).view(bool), x0, y0)
+    bitmap, x0, y0 = kernels.discs(pixels, _halves(radius), height, width)
+    return Crop(bitmap, x0, y0)
 
 
 @cache
-def _disc(radius: float) -> np.ndarray:
-    reach = int(radius)
-    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    return (rows**2 + columns**2 <= radius**2).astype(np.uint8)
+def _halves(radius: float) -> np.ndarray:
+    """(2 r + 1,) int64: how far each row of a disc reaches to either side of its middle."""
+    rows = range(-int(radius), int(radius) + 1)
+    return np.array([int(math.sqrt(radius**2 - row**2)) for row in rows], dtype=np.int64)

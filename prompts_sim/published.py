@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dataengine import kernels
 from dataengine.masks import Crop
 from dataengine.prompts import boxes_crop, discs_crop
 from prompts_sim.measure import Drawn, Others
@@ -127,7 +128,7 @@ def _wave(box: Box, shape: Shape, draws: Draws) -> np.ndarray:
     r0, c0, r1, c1 = box
     corners = ((r0, c0), (r0, c1), (r1, c0), (r1, c1))
     corner = draws.choice(4)
-    stroke = line(*corners[corner], *corners[3 - corner])
+    stroke = kernels.line(*corners[corner], *corners[3 - corner])
     amplitude = draws.uniform(10.0, 20.0)
     frequency = draws.uniform(0.2, 1.0)
     phase = draws.uniform(0.0, 2 * math.pi)
@@ -138,25 +139,6 @@ def _wave(box: Box, shape: Shape, draws: Draws) -> np.ndarray:
     waved = (stroke[:, 1] + amplitude * np.sin(2 * np.pi * frequency * steps + phase)).astype(np.float32)
     stroke[:, 1] = np.minimum(np.maximum(waved, 0), shape.height - 1)
     stroke[:, 0] = np.minimum(stroke[:, 0], shape.width - 1)
-    return stroke
-
-
-def line(row_a: int, column_a: int, row_b: int, column_b: int) -> np.ndarray:
-    """Bresenham's line with both ends, pixel for pixel scikit-image's `line`.
-
-    Returns:
-        (n, 2) int64, x, y.
-    """
-    rows, columns = abs(row_b - row_a), abs(column_b - column_a)
-    steep = rows > columns
-    length, across = (rows, columns) if steep else (columns, rows)
-    steps = np.arange(length + 1)
-    side = (2 * across * steps + length) // (2 * length) if length else steps
-    down = 1 if row_b >= row_a else -1
-    right = 1 if column_b >= column_a else -1
-    stroke = np.empty((length + 1, 2), dtype=np.int64)
-    stroke[:, 0] = column_a + right * (side if steep else steps)
-    stroke[:, 1] = row_a + down * (steps if steep else side)
     return stroke
 
 

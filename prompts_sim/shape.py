@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
-from dataengine import masks
+from dataengine import kernels, masks
 from dataengine.keyed import Key, keyed
 from dataengine.masks import Crop
 
@@ -55,42 +54,17 @@ def shape_from_rle(rle: bytes, height: int, width: int) -> Shape:
 
 def shape_from_crop(crop: Crop, height: int, width: int) -> Shape:
     """Prepare an object that is already decoded; the crop must be tight."""
-    import cv2
-
-    mask = crop.mask.view(np.uint8)
-    number, labels = cv2.connectedComponents(mask, connectivity=8)
-    if number == 2:
-        parts = (_part(mask, crop.y0, crop.x0),)
-        return Shape(crop=crop, height=height, width=width, parts=parts, labels=None)
-    number, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    found = []
-    for name, (x, y, w, h, area) in enumerate(stats[1:].tolist(), start=1):
-        first = (y, x + int(np.argmax(labels[y, x : x + w] == name)))
-        # OpenCV divides whole sums in double precision, so they can be had back exactly
-        sum_x, sum_y = (round(centre * area) for centre in centres[name].tolist())
-        r0, c0 = crop.y0 + y, crop.x0 + x
-        centroid = ((sum_y + crop.y0 * area) / area, (sum_x + crop.x0 * area) / area)
-        found.append((first, name, Part(area=area, box=(r0, c0, r0 + h, c0 + w), centroid=centroid)))
-    found.sort(key=lambda part: part[0])  # OpenCV does not promise an order of labels
-    rank = np.zeros(number, dtype=np.int32)
-    rank[[name for _, name, _ in found]] = np.arange(1, number)
-    return Shape(crop=crop, height=height, width=width, parts=tuple(part for *_, part in found), labels=rank[labels])
-
-
-def _part(mask: np.ndarray, r0: int, c0: int) -> Part:
-    import cv2
-
-    h, w = mask.shape
-    in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
-    in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
-    area = in_row.sum()  # of whole numbers far below 2**53, so exact
-    centroid = (float((in_row @ _steps(h) + r0 * area) / area), float((in_column @ _steps(w) + c0 * area) / area))
-    return Part(area=int(area), box=(r0, c0, r0 + h, c0 + w), centroid=centroid)
-
-
-@lru_cache(maxsize=1024)
-def _steps(number: int) -> np.ndarray:
-    return np.arange(number, dtype=np.float64)
+    labels, stats = kernels.components(crop.mask)
+    x, y = crop.x0, crop.y0
+    parts = tuple(
+        Part(
+            area=area,
+            box=(y + y0, x + x0, y + y1, x + x1),
+            centroid=((sum_y + y * area) / area, (sum_x + x * area) / area),
+        )
+        for area, x0, y0, x1, y1, sum_x, sum_y in stats.tolist()
+    )
+    return Shape(crop=crop, height=height, width=width, parts=parts, labels=labels if len(parts) > 1 else None)
 
 
 class Draws(Protocol):

@@ -23,7 +23,7 @@ def test_encode_decode_round_trip(mask):
     rle = masks.encode(mask)
     assert rle == truth(mask)
     assert (masks.decode(rle, *mask.shape) == mask).all()
-    assert masks.area(rle) == mask.sum()
+    assert masks.area(rle, *mask.shape) == mask.sum()
 
 
 @given(rasters)

@@ -1,0 +1,306 @@
+"""The loops over pixels and runs that NumPy has no words for, compiled by Numba on their first use.
+
+They do no checks of their own but those they say; callers pass arrays of the dtypes given and places inside them.
+Compiled code is kept beside this file or in the user's cache folder, so that it is made once a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MALFORMED, NEGATIVE, TOO_LONG = -1, -2, -3
+MAX_GROUPS = 8  # 5-bit groups of a number in a compressed RLE
+
+
+def _compiled(function: F) -> F:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[return-value]
+    except RuntimeError:  # no folder that could keep compiled code
+        return numba.njit(nogil=True)(function)  # type: ignore[return-value]
+
+
+# --- run lengths -------------------------------------------------------------------------------------------------
+
+
+@_compiled
+def runs_from_code(code: np.ndarray, pixels: int, runs: np.ndarray) -> int:
+    """Decode COCO's compressed counts.
+
+    A base-32 variable-length code with offset 48, least significant group first, whose values from the fourth on are
+    differences to the run before the previous one (pycocotools, maskApi.c, rleFrString).
+
+    Args:
+        code: (n,) uint8. pixels: of the canvas. runs: (n,) int64, written.
+    Returns:
+        how many runs there are; or MALFORMED (no such code), NEGATIVE (a run is), TOO_LONG (they exceed the canvas).
+    """
+    number = 0
+    groups = 0
+    value = 0
+    total = 0
+    for byte in code:
+        group = int(byte) - 48
+        if group < 0 or group > 63 or groups == MAX_GROUPS:
+            return MALFORMED
+        value |= (group & 0x1F) << (5 * groups)
+        groups += 1
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            value -= 1 << (5 * groups)
+        if number > 2:
+            value += runs[number - 2]
+        if value < 0:
+            return NEGATIVE
+        total += value
+        if total > pixels:
+            return TOO_LONG
+        runs[number] = value
+        number += 1
+        groups = 0
+        value = 0
+    return number if groups == 0 else MALFORMED
+
+
+@_compiled
+def code_from_runs(runs: np.ndarray) -> np.ndarray:
+    """Compress run lengths (pycocotools, maskApi.c, rleToString): (n,) int64 to (m,) uint8."""
+    code = np.empty(runs.size * 7, dtype=np.uint8)
+    at = 0
+    for number in range(runs.size):
+        value = runs[number]
+        if number > 2:
+            value -= runs[number - 2]
+        going_on = True
+        while going_on:
+            group = value & 0x1F
+            value >>= 5
+            going_on = value != (-1 if group & 0x10 else 0)
+            code[at] = 48 + (group | 0x20 if going_on else group)
+            at += 1
+    return code[:at]
+
+
+@_compiled
+def measure_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int, int]:
+    """Area, and tight box x0, y0, x1, y1, half open, in px; zeros where no pixel is set. runs: (n,) int64."""
+    area = 0
+    place = 0
+    x0 = y0 = 1 << 40
+    x1 = y1 = 0
+    for number in range(runs.size):
+        run = runs[number]
+        if number % 2 and run:
+            area += run
+            first, last = place // height, (place + run - 1) // height
+            x0, x1 = min(x0, first), max(x1, last + 1)
+            if first == last:
+                top = place - first * height
+                y0, y1 = min(y0, top), max(y1, top + run)
+            else:  # it goes on over the border of a column
+                y0, y1 = 0, height
+        place += run
+    if area == 0:
+        return 0, 0, 0, 0, 0
+    return area, x0, y0, x1, y1
+
+
+@_compiled
+def fill_runs(runs: np.ndarray, height: int, x0: int, y0: int, columns: np.ndarray) -> None:
+    """Set the pixels of runs on a crop that holds them all. columns: (w, h) bool, zeros; x0, y0: its corner, px."""
+    h = columns.shape[1]
+    place = 0
+    for number in range(runs.size):
+        run = runs[number]
+        if number % 2 and run:
+            x, y = place // height - x0, place % height - y0
+            if y + run <= h:
+                columns[x, y : y + run] = True
+            else:  # whole columns; the crop is as high as the canvas
+                columns.reshape(-1)[place - x0 * height : place - x0 * height + run] = True
+        place += run
+
+
+@_compiled
+def runs_of_crop(columns: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
+    """Run lengths of a crop on its canvas. columns: (w, h) bool; x0, y0: its corner, px. Gives (n,) int64."""
+    w, h = columns.shape
+    borders = np.empty(64, dtype=np.int64)  # where a run ends and the next one begins
+    number = 0
+    before = False
+    for x in range(w):
+        column = columns[x]
+        start = (x0 + x) * height + y0
+        if number + h + 2 > borders.size:
+            longer = np.empty(2 * borders.size + h + 2, dtype=np.int64)
+            longer[:number] = borders[:number]
+            borders = longer
+        for y in range(h):
+            if column[y] != before:
+                before = column[y]
+                borders[number] = start + y
+                number += 1
+        if before and (h < height or x == w - 1):
+            before = False
+            borders[number] = start + h
+            number += 1
+    end = height * width
+    if number == 0 or borders[number - 1] < end:
+        borders[number] = end
+        number += 1
+    runs = borders[:number].copy()
+    runs[1:] -= borders[: number - 1]
+    return runs
+
+
+# --- pixels ------------------------------------------------------------------------------------------------------
+
+
+@_compiled
+def count_both(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> int:
+    """How many pixels are set in both. a, b: bool; pixel (0, 0) of b lies at (dy, dx) of a."""
+    left, right = max(0, dx), min(a.shape[1], dx + b.shape[1])
+    both = 0
+    for y in range(max(0, dy), min(a.shape[0], dy + b.shape[0])):
+        mine, yours = a[y, left:right], b[y - dy, left - dx : right - dx]
+        for x in range(right - left):
+            both += mine[x] & yours[x]
+    return both
+
+
+@_compiled
+def discs(pixels: np.ndarray, halves: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """Union of discs about pixels, cut at the canvas.
+
+    Args:
+        pixels: (n, 2) int64, x, y. halves: (2 r + 1,) int64, how far each row of a disc reaches from its middle.
+    Returns:
+        (h, w) bool, and the place of its corner, x, y, px.
+    """
+    reach = halves.size // 2
+    x0, y0, x1, y1 = width, height, 0, 0
+    for x, y in pixels:
+        x0, x1 = min(x0, x - reach), max(x1, x + reach + 1)
+        y0, y1 = min(y0, y - reach), max(y1, y + reach + 1)
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    bitmap = np.zeros((y1 - y0, x1 - x0), dtype=np.bool_)
+    for x, y in pixels:
+        for row in range(max(y0, y - reach), min(y1, y + reach + 1)):
+            half = halves[row - y + reach]
+            bitmap[row - y0, max(x0, x - half) - x0 : min(x1, x + half + 1) - x0] = True
+    return bitmap, x0, y0
+
+
+@_compiled
+def line(row_a: int, column_a: int, row_b: int, column_b: int) -> np.ndarray:
+    """Bresenham's line with both ends, pixel for pixel scikit-image's `line`. Gives (n, 2) int64, x, y."""
+    rows, columns = abs(row_b - row_a), abs(column_b - column_a)
+    steep = rows > columns
+    length, across = (rows, columns) if steep else (columns, rows)
+    down = 1 if row_b >= row_a else -1
+    right = 1 if column_b >= column_a else -1
+    stroke = np.empty((length + 1, 2), dtype=np.int64)
+    for step in range(length + 1):
+        side = (2 * across * step + length) // (2 * length) if length else 0
+        stroke[step, 0] = column_a + right * (side if steep else step)
+        stroke[step, 1] = row_a + down * (step if steep else side)
+    return stroke
+
+
+@_compiled
+def polygon_figures(points: np.ndarray) -> tuple[float, float, float, float, float, float]:
+    """Bounds x0, y0, x1, y1, signed area without its sign, and sum of the sides across and down. points: (n, 2)."""
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    twice = across = 0.0
+    last = points.shape[0] - 1
+    for k in range(points.shape[0]):
+        x, y = points[k, 0], points[k, 1]
+        before_x, before_y = points[last, 0], points[last, 1]
+        x0, x1, y0, y1 = min(x0, x), max(x1, x), min(y0, y), max(y1, y)
+        twice += before_x * y - before_y * x
+        across += abs(x - before_x) + abs(y - before_y)
+        last = k
+    return x0, y0, x1, y1, 0.5 * abs(twice), across
+
+
+@_compiled
+def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """8-connected components, in raster order of their first pixel.
+
+    Args:
+        mask: (h, w) bool.
+    Returns:
+        labels: (h, w) int32, 0 outside, the components 1, 2, …; (0, 0) where there is one component or none.
+        stats: (n, 7) int64, each one's area, x0, y0, x1, y1 (half open), sum of x, sum of y, in px of the crop.
+    """
+    h, w = mask.shape
+    # runs of pixels: row, first, last + 1, and the run that stands for its component, which is the earliest
+    runs = np.empty((64, 4), dtype=np.int64)
+    number = 0
+    above = 0  # first run of the row above
+    for y in range(h):
+        begin = number
+        if number + w > len(runs):
+            longer = np.empty((2 * len(runs) + w, 4), dtype=np.int64)
+            longer[:number] = runs[:number]
+            runs = longer
+        row = mask[y]
+        before = False
+        for x in range(w):
+            if row[x] != before:
+                before = row[x]
+                if before:
+                    runs[number, 0], runs[number, 1], runs[number, 3] = y, x, number
+                else:
+                    runs[number, 2] = x
+                    number += 1
+        if before:
+            runs[number, 2] = w
+            number += 1
+        other = above
+        for own in range(begin, number):
+            while other < begin and runs[other, 2] < runs[own, 1]:
+                other += 1
+            meeting = other
+            while meeting < begin and runs[meeting, 1] <= runs[own, 2]:
+                a, b = own, meeting
+                while runs[a, 3] != a:
+                    a = runs[a, 3]
+                while runs[b, 3] != b:
+                    b = runs[b, 3]
+                low, high = min(a, b), max(a, b)
+                runs[high, 3] = low
+                runs[own, 3] = runs[meeting, 3] = low
+                meeting += 1
+        above = begin
+    names = np.empty(number, dtype=np.int64)
+    count = 0
+    for run in range(number):
+        if runs[run, 3] == run:
+            names[run] = count
+            count += 1
+        else:
+            names[run] = names[runs[run, 3]]
+    stats = np.zeros((count, 7), dtype=np.int64)
+    for run in range(number):
+        y, first, end = runs[run, 0], runs[run, 1], runs[run, 2]
+        one = stats[names[run]]
+        if one[0] == 0:
+            one[1], one[2] = first, y
+        one[0] += end - first
+        one[1], one[3], one[4] = min(one[1], first), max(one[3], end), y + 1
+        one[5] += (first + end - 1) * (end - first) // 2
+        one[6] += y * (end - first)
+    if count < 2:
+        return np.empty((0, 0), dtype=np.int32), stats
+    labels = np.zeros((h, w), dtype=np.int32)
+    for run in range(number):
+        labels[runs[run, 0], runs[run, 1] : runs[run, 2]] = names[run] + 1
+    return labels, stats

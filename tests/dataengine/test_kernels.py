@@ -1,0 +1,71 @@
+"""Compiled loops against libraries that do the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycocotools.mask as oracle
+import skimage.measure
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dataengine import kernels
+
+rasters = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
+margins = st.tuples(*[st.integers(0, 3)] * 4)
+
+
+@given(rasters, margins)
+def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
+    left, top, right, bottom = around
+    canvas = np.pad(mask, ((top, bottom), (left, right)))
+    height, width = canvas.shape
+    runs = kernels.runs_of_crop(np.ascontiguousarray(mask.T), left, top, height, width)
+    code = kernels.code_from_runs(runs)
+    assert code.tobytes() == oracle.encode(np.asfortranarray(canvas.astype(np.uint8)))["counts"]
+    again = np.empty(code.size, dtype=np.int64)
+    assert again[: kernels.runs_from_code(code, height * width, again)].tolist() == runs.tolist()
+    area, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
+    assert area == canvas.sum()
+    if area:
+        rows, columns = np.nonzero(canvas)
+        assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        drawn = np.zeros((x1 - x0, y1 - y0), dtype=bool)
+        kernels.fill_runs(runs, height, x0, y0, drawn)
+        assert (drawn.T == canvas[y0:y1, x0:x1]).all()
+
+
+@given(rasters)
+def test_components_are_those_of_scikit_image(mask):
+    labels, stats = kernels.components(mask)
+    expected, number = skimage.measure.label(mask, connectivity=2, return_num=True)
+    assert len(stats) == number
+    if number > 1:
+        assert (labels == expected).all()
+    for name, figures in enumerate(stats.tolist(), start=1):
+        rows, columns = np.nonzero(expected == name)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert figures == [rows.size, *box, columns.sum(), rows.sum()]
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 9)), min_size=1), st.integers(0, 4))
+def test_discs_are_drawn_as_defined(pixels, radius):
+    halves = np.array([int((radius**2 - row**2) ** 0.5) for row in range(-radius, radius + 1)])
+    bitmap, x0, y0 = kernels.discs(np.array(pixels, dtype=np.int64), halves, 10, 15)
+    rows, columns = np.mgrid[:10, :15]
+    expected = np.zeros((10, 15), dtype=bool)
+    for x, y in pixels:
+        expected |= (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    drawn = np.zeros((10, 15), dtype=bool)
+    drawn[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap
+    assert (drawn == expected).all()
+
+
+def test_hostile_codes_are_told_apart():
+    def decoded(code: bytes) -> int:
+        return kernels.runs_from_code(np.frombuffer(code, np.uint8), 16, np.empty(len(code), np.int64))
+
+    assert decoded(b"\xff") == decoded(b"\x00") == decoded(b"P") == decoded(b"o" * 9 + b"0") == kernels.MALFORMED
+    assert decoded(b"O") == kernels.NEGATIVE
+    assert decoded(b"ooooooo0") == kernels.TOO_LONG
+    assert decoded(b"") == 0
