@@ -175,6 +175,37 @@ def count_both(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> int:
 
 
 @_compiled
+def shares(
+    bitmap: np.ndarray, x0: int, y0: int, own: int, boxes: np.ndarray, starts: np.ndarray, pixels: np.ndarray
+) -> tuple[int, int, int]:
+    """How many pixels a bitmap has, how many lie in an object, and how many at most in one of the other objects.
+
+    Args:
+        bitmap: (h, w) bool; x0, y0: its corner, px. own: index of the object.
+        boxes: (n, 4) int64, x0, y0, x1, y1 of the objects. starts: (n,) int64, where each one's crop begins in
+            pixels: (m,) bool.
+    """
+    h, w = bitmap.shape
+    total = 0
+    for y in range(h):
+        row = bitmap[y]
+        for x in range(w):
+            total += row[x]
+    inside = other = 0
+    for number in range(boxes.shape[0]):
+        a, b, c, d = boxes[number]
+        if a >= x0 + w or c <= x0 or b >= y0 + h or d <= y0:
+            continue
+        crop = pixels[starts[number] : starts[number] + (d - b) * (c - a)].reshape(d - b, c - a)
+        both = count_both(bitmap, crop, a - x0, b - y0)
+        if number == own:
+            inside = both
+        else:
+            other = max(other, both)
+    return total, inside, other
+
+
+@_compiled
 def discs(pixels: np.ndarray, halves: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
     """Union of discs about pixels, cut at the canvas.
 

@@ -22,17 +22,14 @@ from typing import Any
 import numpy as np
 
 from dataengine import kernels
+from dataengine.errors import ReasonError
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
 
 
-class MaskError(ValueError):
-    """A segmentation that cannot be used. `reason` is a stable identifier for accounting."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+class MaskError(ReasonError):
+    """A segmentation that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +84,14 @@ def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
         raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
     if number == kernels.NEGATIVE:
         raise MaskError("rle_invalid", "RLE counts hold a negative run")
-    total = int(runs.sum())
-    if number == kernels.TOO_LONG or total != height * width:
-        found = "more" if number == kernels.TOO_LONG else total
-        raise MaskError(
-            "rle_size", f"RLE counts sum to {found}; {height * width} are needed for {height} x {width} pixels"
-        )
+    _check_total("more" if number == kernels.TOO_LONG else int(runs.sum()), height, width)
     return runs
 
 
-def _check_counts(counts: np.ndarray, height: int, width: int) -> None:
-    if (counts < 0).any():
-        raise MaskError("rle_invalid", f"RLE run {int(np.argmax(counts < 0))} is negative")
-    total = int(counts.sum())
+def _check_total(total: int | str, height: int, width: int) -> None:
     if total != height * width:
         raise MaskError(
-            "rle_size",
-            f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels",
+            "rle_size", f"RLE counts sum to {total}; {height * width} are needed for {height} x {width} pixels"
         )
 
 
@@ -114,12 +102,17 @@ def rle_from_counts(counts: Sequence[int] | np.ndarray, height: int, width: int)
         MaskError: `rle_invalid` or `rle_size`.
     """
     _check_size(height, width)
-    runs = np.asarray(counts)
+    try:
+        runs = np.asarray(counts)
+    except (OverflowError, ValueError):
+        raise MaskError("rle_invalid", "RLE counts must be a list of integers") from None
     if runs.ndim != 1 or runs.size == 0 or runs.dtype.kind not in "iu":
         raise MaskError("rle_invalid", "RLE counts must be a list of integers")
-    runs = runs.astype(np.int64)
-    _check_counts(runs, height, width)
-    return _rle_from_runs(runs)
+    if (runs < 0).any():
+        raise MaskError("rle_invalid", f"RLE run {int(np.argmax(runs < 0))} is negative")
+    # a single run that is too long could make the sum overflow
+    _check_total("more" if runs.max() > height * width else int(runs.sum()), height, width)
+    return _rle_from_runs(runs.astype(np.int64))
 
 
 def _rle_from_runs(runs: np.ndarray) -> bytes:
@@ -207,17 +200,17 @@ def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, f
     found = []
     for index, polygon in enumerate(polygons):
         try:
-            array = np.asarray(polygon, dtype=np.float64)
+            array = np.asarray(polygon)
         except (TypeError, ValueError, OverflowError):
             array = None
-        if array is None or array.ndim != 1:
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iuf":
             raise MaskError("segmentation_invalid", f"polygon {index} is no flat list of numbers")
         if array.size % 2 or array.size < 6:
             raise MaskError(
                 "polygon_odd" if array.size % 2 else "polygon_short",
                 f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
             )
-        points = array.reshape(-1, 2)
+        points = array.astype(np.float64).reshape(-1, 2)
         x0, y0, x1, y1, signed, perimeter = kernels.polygon_figures(points)
         if math.isnan(perimeter) or not all(map(math.isfinite, (x0, y0, x1, y1))):
             raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
@@ -234,8 +227,8 @@ def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, f
 def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     """Union of COCO polygons as RLE, never through a raster; pixel for pixel what pycocotools gives.
 
-    A polygon that crosses itself so that what it encloses is ambiguous is refused: the area it fills exceeds its
-    signed area by more than a tenth and half its perimeter in pixels, and shapely confirms the crossing. Small
+    A polygon that crosses itself so that what it encloses is ambiguous is refused: the area it fills differs from
+    its signed area by more than a tenth and half its perimeter in pixels, and shapely confirms the crossing. Small
     loops at a vertex, of which hand-drawn outlines are full, are within that and stay as pycocotools fills them.
 
     Raises:
@@ -246,7 +239,7 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     parts = _backend().frPyObjects([points.ravel().tolist() for points, *_ in checked], height, width)
     for index, ((points, signed, perimeter), part) in enumerate(zip(checked, parts, strict=True)):
         filled = int(_backend().area(part))
-        spare = filled - signed - 0.1 * filled
+        spare = abs(filled - signed) - 0.1 * filled
         if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points):
             raise MaskError(
                 "polygon_self_intersecting",
@@ -278,20 +271,14 @@ def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
                 rle = _as_bytes(counts)
             except UnicodeEncodeError:
                 raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
-            runs = counts_from_rle(rle, height, width)
-            rle = _rle_from_runs(runs)
+            rle = _rle_from_runs(counts_from_rle(rle, height, width))
         elif isinstance(counts, list):
-            try:
-                rle = rle_from_counts(counts, height, width)
-            except (OverflowError, ValueError) as error:
-                if isinstance(error, MaskError):
-                    raise
-                raise MaskError("rle_invalid", "RLE counts must be a list of integers") from None
+            rle = rle_from_counts(counts, height, width)
         else:
             raise MaskError("rle_invalid", "RLE counts are missing")
     else:
         rle = rle_from_polygons(segmentation, height, width)
-    if not _backend().area(_dict(rle, height, width)):
+    if not area(rle, height, width):
         raise MaskError("empty_mask", "the segmentation covers no pixel")
     return rle
 

@@ -34,7 +34,7 @@ def simulate(
     """
     from dataengine import masks
     from prompts_sim import published, strict
-    from prompts_sim.measure import Others, measured
+    from prompts_sim.measure import Objects, measured
     from prompts_sim.shape import draws_of, shape_from_crop
 
     if profile not in VERSIONS:
@@ -46,7 +46,7 @@ def simulate(
     if not objects:
         return ()
     crops = [masks.crop_from_rle(thing.rle, height, width) for thing in objects]
-    others = Others(crops)
+    together = Objects(crops)
     prompted = []
     for number, thing in enumerate(objects):
         if thing.crowd:
@@ -55,6 +55,7 @@ def simulate(
         shape = shape_from_crop(crops[number], height, width)
         key = (image_key, thing.annotation_id, profile, VERSIONS[profile])
         draws = draws_of(seed, key, PROMPT_KINDS)
-        made = module.draw(shape, kinds, draws, others.than(number))
-        prompted.append(replace(thing, prompts=measured(made, profile, VERSIONS[profile], shape, others)))
+        made = module.draw(shape, kinds, draws, together, number)
+        prompts = measured(made, profile, VERSIONS[profile], shape, together, number)
+        prompted.append(replace(thing, prompts=prompts))
     return tuple(prompted)

@@ -15,7 +15,7 @@ import numpy as np
 from dataengine import kernels
 from dataengine.masks import Crop
 from dataengine.prompts import boxes_crop, discs_crop
-from prompts_sim.measure import Drawn, Others
+from prompts_sim.measure import Drawn, Objects
 from prompts_sim.shape import Box, Draws, Part, Shape
 
 VERSION = 1
@@ -28,8 +28,8 @@ REACH = 8  # px: the blur's kernel ends at 4 sigma
 DOUBT = 1e-5
 
 
-def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], others: Others) -> list[Drawn]:
-    """The prompts of an object; one for each kind, in that order."""
+def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], _: Objects, __: int) -> list[Drawn]:
+    """The prompts of an object; one for each kind, in that order. What else is in the picture makes no difference."""
     made = []
     for kind in kinds:
         bitmap, places, lengths = drawn(shape, kind, draws[kind])

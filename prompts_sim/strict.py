@@ -16,7 +16,7 @@ import numpy as np
 from dataengine import masks
 from dataengine.masks import Crop
 from dataengine.prompts import boxes_crop, discs_crop
-from prompts_sim.measure import Drawn, Others
+from prompts_sim.measure import Drawn, Objects
 from prompts_sim.shape import Draws, Shape
 
 VERSION = 1
@@ -26,11 +26,12 @@ PLACES = 4  # tries for a click that lies in no other object
 BOX_NOISE, BOX_LIMIT = 0.1, 20.0  # SAM: sigma in sides, limit in px
 MASK_IOU = (0.7, 0.95)
 VERTICES = 12  # of a stroke, about
+_PIXEL = np.ones((1, 1), dtype=bool)
 MAX_SAMPLE = 2048  # pixels from which the depth that a mask prompt is cut at is estimated
 
 
-def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], others: Others) -> list[Drawn]:
-    """The prompts of an object; one for each kind, in that order."""
+def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], objects: Objects, own: int) -> list[Drawn]:
+    """The prompts of the object `own` of a picture; one for each kind, in that order."""
     depth = depth_of(shape.crop)
     core = _largest(shape, depth)
     corner = np.array([shape.crop.x0, shape.crop.y0])
@@ -45,7 +46,7 @@ def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], others:
             corners = box(shape, draws[kind])
             bitmap, places, lengths = boxes_crop(corners), corners.reshape(2, 2), [2]
         elif kind == "point":
-            click = point(shape, core, others, draws[kind])
+            click = point(shape, core, objects, own, draws[kind])
             radius, bitmap = fitting(click, shape, int(core[click[0, 1], click[0, 0]]), POINT_RADIUS)
             places, lengths = click + corner + 0.5, [1]
         else:
@@ -115,7 +116,7 @@ def fitting(pixels: np.ndarray, shape: Shape, most: int, limit: int) -> tuple[fl
     raise AssertionError("a pixel of the object is not inside it")
 
 
-def point(shape: Shape, core: np.ndarray, others: Others, draws: Draws) -> np.ndarray:
+def point(shape: Shape, core: np.ndarray, objects: Objects, own: int, draws: Draws) -> np.ndarray:
     """A click as a person would place it: uniform among pixels at least half as deep as the deepest one.
 
     Of a few such pixels, the first that lies in no other object, or else the first.
@@ -128,14 +129,14 @@ def point(shape: Shape, core: np.ndarray, others: Others, draws: Draws) -> np.nd
     w = core.shape[1]
     deep = np.flatnonzero(core >= 0.5 * core.max())
     places = [divmod(int(deep[draws.choice(deep.size)]), w) for _ in range(PLACES)]
-    row, column = next((p for p in places if not _is_others(shape, others, *p)), places[0])
+    row, column = next((p for p in places if not _is_others(shape, objects, own, *p)), places[0])
     return np.array([(column, row)])
 
 
-def _is_others(shape: Shape, others: Others, row: int, column: int) -> bool:
+def _is_others(shape: Shape, objects: Objects, own: int, row: int, column: int) -> bool:
     """Whether a pixel of the object's crop lies in another object too."""
-    y, x = row + shape.crop.y0, column + shape.crop.x0
-    return any(crop.mask[y - crop.y0, x - crop.x0] for crop in others.meeting(x, y, x + 1, y + 1))
+    pixel = Crop(_PIXEL, column + shape.crop.x0, row + shape.crop.y0)
+    return objects.shares(pixel, own)[2] > 0
 
 
 def _stroke_radius(core: np.ndarray) -> int:

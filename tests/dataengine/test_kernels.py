@@ -32,7 +32,7 @@ def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
         assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         drawn = np.zeros((x1 - x0, y1 - y0), dtype=bool)
         kernels.fill_runs(runs, height, x0, y0, drawn)
-        assert (drawn.T == canvas[y0:y1, x0:x1]).all()
+        assert (canvas[y0:y1, x0:x1] == drawn.T).all()
 
 
 @given(rasters)

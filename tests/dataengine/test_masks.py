@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,6 +103,10 @@ def test_components_touch_diagonally():
         pytest.param([[0, 0, 5, float("nan"), 5, 5]], "polygon_not_finite", id="nan"),
         pytest.param([[0, 0, 50, 0, 5, 5]], "polygon_out_of_frame", id="out of frame"),
         pytest.param([[0, 0, 9, 9, 9, 0, 0, 9]], "polygon_self_intersecting", id="bow tie"),
+        pytest.param([[0, 0, 1e308, 0, -1e308, 5]], "polygon_out_of_frame", id="huge numbers"),
+        pytest.param([["1", "2", "9", "2", "9", "9"]], "segmentation_invalid", id="numbers as text"),
+        pytest.param({"size": [10, 10], "counts": [2**62] * 4 + [100]}, "rle_size", id="sum overflows"),
+        pytest.param({"size": [10, 10], "counts": [2**80]}, "rle_invalid", id="no machine number"),
         pytest.param([], "segmentation_invalid", id="empty list"),
         pytest.param("abc", "segmentation_invalid", id="text"),
         pytest.param([["a", "b", "c", "d", "e", "f"]], "segmentation_invalid", id="words"),
@@ -117,6 +123,15 @@ def test_bad_segmentations_say_why(segmentation, reason):
     with pytest.raises(masks.MaskError) as caught:
         masks.rle_from_segmentation(segmentation, 10, 10)
     assert caught.value.reason == reason
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.reason, str(again)) == (reason, str(caught.value))
+
+
+def test_a_star_whose_middle_is_ambiguous_is_refused():
+    angles = np.arange(5) * 4 * np.pi / 5
+    star = np.column_stack((30 + 25 * np.sin(angles), 30 - 25 * np.cos(angles))).ravel().tolist()
+    with pytest.raises(masks.MaskError, match="crosses itself"):
+        masks.rle_from_polygons([star], 60, 60)
 
 
 @given(st.binary(max_size=30))
