@@ -12,16 +12,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builders import panoptic
 from builders.coco_index import Row, build_index, is_whole, read_index, select
 from dataengine import images, masks, tokens
 from dataengine.builder import Context, IndexReport, OptionError, Outcome, Part, SourceError
+from dataengine.errors import ReasonError
 from dataengine.keyed import keyed
 from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
 from dataengine.sample import Condition, Image, License, Object, Provenance, Sample
@@ -32,12 +34,12 @@ __all__ = ["NAME", "TASKS", "VERSION", "index", "locate", "parse_options", "read
 NAME = "coco"
 VERSION = 1
 TASKS = ("vgdseg", "intseg", "genseg")
-VARIANTS = ("instance", "panoptic", "semantic")
+NAMESPACE = r"^[A-Za-z0-9_.-]{1,64}$"
+Variant = Literal["instance", "panoptic", "semantic"]
 NAME_ERRORS = (errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(BaseModel):
     """What a recipe may choose.
 
     variants: of `genseg`; `instance` reads the instances file, `panoptic` and `semantic` the panoptic one.
@@ -50,13 +52,24 @@ class Options:
     image_namespace: whose image ids these are; by default what the file's `info.image_namespace` says, else `coco`.
     """
 
-    task: str
-    variants: tuple[str, ...] = ("panoptic", "semantic")
-    categories: str = "auto"
-    max_negatives: int = -1
-    max_regions: int = 32
-    images: str = "embed"
-    image_namespace: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Literal["vgdseg", "intseg", "genseg"]
+    variants: tuple[Variant, ...] = Field(default=("panoptic", "semantic"), min_length=1)
+    categories: Literal["all", "positives", "sampled", "auto"] = "auto"
+    max_negatives: int = Field(default=-1, ge=-1, strict=True)
+    max_regions: int = Field(default=32, ge=1, strict=True)
+    images: Literal["embed", "reference"] = "embed"
+    image_namespace: Annotated[str, Field(pattern=NAMESPACE)] | None = None
+
+    @field_validator("variants")
+    @classmethod
+    def _readable_together(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(variants)) < len(variants):
+            raise ValueError("a variant is named twice")
+        if "instance" in variants and len(variants) > 1:
+            raise ValueError("instance is read from another file than panoptic and semantic; use two sources")
+        return variants
 
     @property
     def is_panoptic(self) -> bool:
@@ -67,32 +80,15 @@ def parse_options(task: str, options: Mapping[str, Any]) -> Options:
     """See `Builder.parse_options`."""
     if task not in TASKS:
         raise OptionError(f"{NAME} builds {', '.join(TASKS)}, not {task}")
-    known = {f.name for f in fields(Options)} - {"task"}
-    unknown = sorted(set(options) - known)
+    unknown = sorted(set(options) - set(Options.model_fields) | {"task"} & set(options))
     if unknown:
-        raise OptionError(f"{NAME} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    values = dict(options)
-    if "variants" in values:
-        values["variants"] = tuple(values["variants"])
-    parsed = Options(task=task, **values)
-    for name, value, allowed in (
-        ("categories", parsed.categories, ("all", "positives", "sampled", "auto")),
-        ("images", parsed.images, ("embed", "reference")),
-        *(("variants", variant, VARIANTS) for variant in parsed.variants),
-    ):
-        if value not in allowed:
-            raise OptionError(f"{NAME}: {name} is one of {', '.join(allowed)}, not {value!r}")
-    if "instance" in parsed.variants and len(parsed.variants) > 1:
-        raise OptionError(f"{NAME}: instance is read from another file than panoptic and semantic; use two sources")
-    for name, number, least in (
-        ("max_regions", parsed.max_regions, 1),
-        ("max_negatives", parsed.max_negatives, -1),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise OptionError(f"{NAME}: {name} is a whole number of at least {least}, not {number!r}")
-    if not parsed.variants:
-        raise OptionError(f"{NAME}: variants must name at least one of {', '.join(VARIANTS)}")
-    return parsed
+        known = ", ".join(sorted(set(Options.model_fields) - {"task"}))
+        raise OptionError(f"{NAME} has no option {unknown[0]!r}; it has {known}")
+    try:
+        return Options.model_validate({**options, "task": task})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError(f"{NAME}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
 
 
 # --- where the files are ---------------------------------------------------------------------------------------------
@@ -186,9 +182,11 @@ def plain(text: str) -> str:
 
 def clean_name(name: str) -> str:
     """A category name as it is written in a prompt: X-SAM's AAAI form ("sky-other-merged" becomes "sky")."""
+    cleaned = name
     for suffix in ("-merged", "-other", "-stuff"):
-        name = name.replace(suffix, "")
-    return tokens.escape(name.replace("-", " ").lower())[0]
+        cleaned = cleaned.replace(suffix, "")
+    cleaned = cleaned if cleaned.strip("- \n\t") else name
+    return tokens.escape(" ".join(cleaned.replace("-", " ").lower().split()))[0]
 
 
 def image_key(namespace: str, image_id: int) -> str:
@@ -213,12 +211,8 @@ def safe_file_name(name: Any) -> str:
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-class RecordError(ValueError):
-    """A record that cannot be used; `reason` is a stable identifier for accounting."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+class RecordError(ReasonError):
+    """A record that cannot be used."""
 
 
 def read(context: Context, index: Path, start: int, stop: int) -> Iterator[Outcome]:
@@ -249,14 +243,24 @@ def _outcome(context: Context, row: Row) -> Outcome:
                 payload=payload[:MAX_PAYLOAD],
             )
         )
-        outcome.account = Account(read=Counter(images=1, annotations=len(row.annotations)))
-        outcome.account.filter("annotations", "image_quarantined", len(row.annotations))
+        left_out = Counter(annotations=len(row.annotations))
+        if context.options.is_panoptic:
+            left_out["segments"] = _num_segments(row)
+        outcome.account = Account(read=Counter(images=1) + left_out)
+        for unit, number in left_out.items():
+            outcome.account.filter(unit, "image_quarantined", number)
         outcome.account.quarantine(outcome.bad)
         return outcome
     outcome.bad = bad
     outcome.samples = _samples(context, base, found)
     outcome.account = _account(context, row, found, bad, built=bool(outcome.samples))
     return outcome
+
+
+def _num_segments(row: Row) -> int:
+    """How many segments a panoptic picture states."""
+    infos = json.loads(row.annotations[0]).get("segments_info") if row.annotations else None
+    return len(infos) if isinstance(infos, list) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,10 +349,9 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: set[int
             category = _category(value.get("category_id"), categories)
             rle = masks.rle_from_segmentation(value.get("segmentation"), height, width)
             crowd = _flag(value.get("iscrowd", 0))
+            objects.append(_object(rle, height, width, category, str(value["id"]), crowd))
         except (masks.MaskError, RecordError) as error:
             bad.append(_bad("annotations", file, f"annotation {value['id']}", row, error, text))
-        else:
-            objects.append(_object(rle, height, width, category, str(value["id"]), crowd))
     return Found(objects=tuple(objects)), bad
 
 
@@ -389,7 +392,10 @@ def _object(rle: bytes, height: int, width: int, category: int, annotation_id: s
 
 
 def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Found, list[Bad]]:
-    """The segments of a panoptic picture, and those that cannot be used; void pixels are ignored."""
+    """The segments of a panoptic picture, and those that cannot be used.
+
+    Void pixels count neither way, and those of refused segments do not: what they show is not known.
+    """
     if not row.annotations:
         raise RecordError("no_segments", "the picture has no panoptic annotation")
     value = json.loads(row.annotations[0])
@@ -411,7 +417,7 @@ def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Foun
     stray = sorted(set(rles) - {i["id"] for i in infos} - {panoptic.VOID})
     if stray:
         raise RecordError("unknown_segment", f"the PNG has segment {stray[0]}, which segments_info does not")
-    objects, bad = [], []
+    objects, bad, ignored = [], [], {panoptic.VOID}
     categories = {c.id for c in context.categories}
     for info in sorted(infos, key=lambda i: i["id"]):
         try:
@@ -425,7 +431,9 @@ def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Foun
             objects.append(thing)
         except RecordError as error:
             bad.append(_bad("segments", file, f"segment {info['id']}", row, error, json.dumps(info)))
-    return Found(objects=tuple(objects), ignore=rles.get(panoptic.VOID)), bad
+            ignored.add(info["id"])
+    void = [rles[name] for name in sorted(ignored) if name in rles]
+    return Found(objects=tuple(objects), ignore=masks.union(void, base.height, base.width) if void else None), bad
 
 
 def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 from collections import Counter
@@ -235,7 +236,17 @@ def test_file_names_cannot_leave_the_folder(name):
 def test_names():
     assert coco.safe_file_name("train2017/a.jpg") == "train2017/a.jpg"
     assert coco.image_key("coco", 139) == "coco/000000000139"
-    names = ["sky-other-merged", "wall-brick", "water-other", "Banner", "playingfield", "food-other-merged", "a<p>"]
+    names = [
+        "sky-other-merged",
+        "wall-brick",
+        "water-other",
+        "Banner",
+        "playingfield",
+        "food-other-merged",
+        "a<p>",
+        "-other",
+        "a\nb ",
+    ]
     assert [coco.clean_name(n) for n in names] == [
         "sky",
         "wall brick",
@@ -244,6 +255,8 @@ def test_names():
         "playingfield",
         "food",
         "a‹p›",
+        "other",
+        "a b",
     ]
 
 
@@ -280,11 +293,17 @@ def test_missing_files_are_named(coco_tree, root, files, splits, message):
     [
         ("gcgseg", {}, "not gcgseg"),
         ("vgdseg", {"varaints": []}, "no option 'varaints'"),
-        ("genseg", {"categories": "some"}, "categories is one of"),
+        ("genseg", {"categories": "some"}, "categories: Input should be 'all'"),
         ("genseg", {"variants": ["instance", "panoptic"]}, "use two sources"),
-        ("genseg", {"variants": []}, "at least one"),
-        ("intseg", {"max_regions": 0}, "at least 1"),
-        ("intseg", {"max_regions": "9"}, "whole number"),
+        ("genseg", {"variants": []}, "at least 1"),
+        ("intseg", {"max_regions": 0}, "greater than or equal to 1, not 0"),
+        ("intseg", {"max_regions": "9"}, "valid integer, not '9'"),
+        ("intseg", {"max_regions": True}, "valid integer, not True"),
+        ("genseg", {"variants": 5}, "variants: Input should be a valid tuple, not 5"),
+        ("genseg", {"variants": "instance"}, "valid tuple, not 'instance'"),
+        ("genseg", {"variants": ["panoptic", "panoptic"]}, "named twice"),
+        ("vgdseg", {"image_namespace": "a/../b"}, "image_namespace: String should match"),
+        ("vgdseg", {"image_namespace": datetime.date(2020, 1, 1)}, "valid string"),
     ],
 )
 def test_options_are_checked(task, options, message):
@@ -395,7 +414,16 @@ def test_bad_panoptic_records(tmp_path, coco_tree, ids, segments, unit, reason):
     tree = coco_tree(1)
     panoptic_tree(tree, ids, segments)
     outcomes, report = read_all(tree.root, tmp_path, "genseg")
-    assert total(outcomes, report).quarantined == {unit: {reason: 1}}
+    account = total(outcomes, report)
+    assert account.quarantined == {unit: {reason: 1}}
+    assert account.read["segments"] == len(segments or [])
+
+
+def test_pixels_of_a_refused_segment_count_neither_way(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    panoptic_tree(tree, IDS, [SEGMENTS[0] | {"category_id": 9}, *SEGMENTS[1:]])
+    for sample in read_all(tree.root, tmp_path, "genseg")[0][0].samples:
+        assert (masks.decode(sample.ignore, 24, 32) == np.isin(IDS, (0, 70000))).all()
 
 
 def test_png_runs_equal_the_raster():
