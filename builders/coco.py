@@ -141,7 +141,9 @@ def _part(root: str | None, files: Mapping[str, str], split: str, kind: str, rol
         there = [place.uri for place in places if place.kind() == wanted]
         if not there:
             tried = ", ".join(place.uri for place in places) or f"no {role} in the recipe"
-            raise SourceError(f"{NAME} {split}: the {role} {wanted} is missing (looked for: {tried})")
+            raise SourceError(
+                f"{NAME} {split}: the {role} {wanted} is missing (looked for: {tried}); --split chooses others"
+            )
         found[role] = there[0]
     return Part(split=split, files=found)
 

@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from dataengine.errors import UserError
 from dataengine.records import Account, Bad, Category
 from dataengine.sample import Sample
 
 GROUP = "dataengine.builders"
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source that cannot be used at all. The message names the file and what was expected."""
 
 
-class OptionError(ValueError):
+class OptionError(UserError):
     """An option that a builder does not know or cannot use."""
 
 

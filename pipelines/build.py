@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from dataengine import builder, conversation, invariants
 from dataengine.builder import Context, IndexReport, Outcome
 from dataengine.engine.executors import run_local, run_ray
 from dataengine.engine.faults import fault_point
+from dataengine.errors import ReasonError, UserError
 from dataengine.keyed import key_hash, keyed
 from dataengine.records import Account, Bad
 from dataengine.sample import Sample
@@ -30,11 +31,15 @@ from pipelines.plan import Job, Plan, ShardTask, Split
 from pipelines.progress import Progress, silent
 from pipelines.recipe import PromptSpec, Recipe
 
-INDEX = "index"
+INDEX = ".dataengine-index"
 
 
-class ResumeError(ValueError):
+class ResumeError(UserError):
     """The output holds something that this build cannot go on with."""
+
+
+class EmptyError(UserError):
+    """Not a single sample came of the sources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,8 @@ def run(
     Raises:
         SourceError, OptionError: a source cannot be used.
         LockedError: another build writes to `out`. ResumeError: `out` holds something else.
-        BudgetError: too many bad records. NondeterminismError, DatasetError: what stands there is not what was built.
+        BudgetError: too many bad records. EmptyError: no sample at all.
+        NondeterminismError, DatasetError: what stands there is not what was built.
         OSError: the output cannot be written; what is committed stays.
     """
     # workers may run in another folder
@@ -98,6 +104,8 @@ def run(
                 job = _job(recipe, folder, splits, seed, place)
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
                 commits.remove_temporary_files(folder)  # of workers that were killed
+                if subset is None:
+                    _check_not_empty(folder, done)
                 manifest = commits.write_manifest(folder, {**plan.identity, "plan": plan.hash}, done)
             fault_point("manifest")
             _remove_remote_indexes(folder)
@@ -135,13 +143,14 @@ def _index_folder(out: Folder) -> Iterator[Path]:
 
 def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None) -> list[Split]:
     """Find and index every split of every source of a recipe."""
-    found = []
+    found: list[Split] = []
     for name, spec in sorted(recipe.sources.items()):
         made = builder.load(spec.builder)
         options = made.parse_options(spec.task, spec.options)
         for part in made.locate(spec.root, spec.files, spec.splits, options):
+            fault_point("index")
             progress.say(f"indexing {name}/{part.split}")
-            target = place / f"{name}-{part.split}.arrow"
+            target = place / f"{len(found):03d}.arrow"
             report = made.index(part, options, target)
             if subset is not None:
                 report, target = _select(made, report, target, subset.groups.get(f"{name}/{part.split}", set()))
@@ -244,18 +253,29 @@ def _run_tasks(
     records = sum(split.report.records + split.report.account.read.total() for split in splits)
     progress.plan(plan, done)
     use_ray = settings.engine == "ray" or (settings.engine is None and settings.workers > 1 and len(todo) > 1)
-    results: Iterator[Commit | None]
+    results: Generator[Commit | None]
     results = (
         run_ray(build_task, job, order(todo), settings.workers) if use_ray else run_local(build_task, job, order(todo))
     )
     _check_budget(recipe, done, records)
-    for commit in results:
-        renew()
-        if commit is not None:
-            done.append(commit)
-            _check_budget(recipe, done, records)
-        progress.update(commit)
+    with closing(results):  # where this stops, workers stop before the lock is given back
+        for commit in results:
+            renew()
+            if commit is not None:
+                done.append(commit)
+                fault_point("gathered")
+                _check_budget(recipe, done, records)
+            progress.update(commit)
     return done
+
+
+def _check_not_empty(folder: Folder, done: Sequence[Commit]) -> None:
+    if not any(commit.rows for commit in done):
+        total = Account()
+        for commit in done:
+            total.add(commit.account)
+        reasons = {unit: dict(counter) for unit, counter in [*total.quarantined.items(), *total.filtered.items()]}
+        raise EmptyError(f"{folder.uri}: nothing was built; {sum(total.read.values())} records were read: {reasons}")
 
 
 def _check_budget(recipe: Recipe, done: Sequence[Commit], records: int) -> None:
@@ -327,8 +347,9 @@ def build_task(job: Job, task: ShardTask) -> Commit:
                 bad += finished.bad
                 account.add(finished.account)
             written.logical_hash = writer.close()
-        except BaseException:
+        except BaseException as error:
             writer.abort()
+            error.add_note(f"while building {task}")
             raise
         fault_point("written")
         shard = out.publish(staged, task.shard) if written.rows else None
@@ -408,11 +429,21 @@ def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
         ]
         for sample in rendered:
             invariants.check(sample)
-    except ValueError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a defect, or a sample that does not hold: this picture's, not the job's
         return _refused(outcome, error)
     if not rendered:
         _filter_built(account, "no_prompt")
+    elif account.built["annotations"]:
+        lost = _ids(outcome.samples) - _ids(rendered)
+        account.built["annotations"] -= len(lost)
+        account.filter("annotations", "no_prompt", len(lost))
     return replace(outcome, samples=rendered, account=account)
+
+
+def _ids(samples: Sequence[Sample]) -> set[str]:
+    return {thing.annotation_id for sample in samples for thing in sample.objects}
 
 
 def _filter_built(account: Account, reason: str) -> None:
@@ -421,7 +452,7 @@ def _filter_built(account: Account, reason: str) -> None:
     account.built.clear()
 
 
-def _refused(outcome: Outcome, error: ValueError) -> Outcome:
+def _refused(outcome: Outcome, error: Exception) -> Outcome:
     """The outcome of a picture one of whose samples does not hold."""
     origin = outcome.samples[0].provenance
     bad = Bad(
@@ -429,8 +460,8 @@ def _refused(outcome: Outcome, error: ValueError) -> Outcome:
         file=origin.file,
         record=origin.record,
         group=outcome.group,
-        reason=getattr(error, "reason", "invalid_sample"),
-        message=str(error),
+        reason=error.reason if isinstance(error, ReasonError) else "internal_error",
+        message=str(error) if isinstance(error, ReasonError) else f"{type(error).__name__}: {error}",
         payload="",
     )
     account = Account()

@@ -23,20 +23,18 @@ synth = typer.Typer(help="Write a synthetic source.", no_args_is_help=True, rich
 app.add_typer(synth, name="synth")
 
 Out = Annotated[str, typer.Option("--out", help="Output folder, a path or URI (s3://…).")]
+Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Worker processes.")]
 Dataset = Annotated[str, typer.Argument(metavar="DIR", help="A dataset folder, a path or URI.")]
 
 
 @contextmanager
 def _errors(progress: Any = None) -> Iterator[None]:
     """Errors that a user can mend become one line and exit code 1; defects keep their traceback."""
-    from dataengine.engine.executors import EngineError
-    from dataengine.store.files import NondeterminismError
-    from dataengine.store.lock import LockedError
-    from dataengine.store.quarantine import BudgetError
+    from dataengine.errors import UserError
 
     def stop(message: str, code: int) -> typer.Exit:
         if progress is not None:
-            progress.fail(message)
+            progress.fail(message, interrupted=code == 130)
         typer.secho(message, fg="red" if code == 1 else None, err=True)
         return typer.Exit(code)
 
@@ -48,7 +46,7 @@ def _errors(progress: Any = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise stop("interrupted; what is committed stays, --resume goes on", 130) from None
-    except (ValueError, OSError, EngineError, NondeterminismError, LockedError, BudgetError) as error:
+    except (UserError, OSError) as error:
         raise stop(f"error: {error}", 1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -66,17 +64,30 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def build(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe that ships with the package (vgd, genseg, …) or a YAML file.")
+        str,
+        typer.Argument(metavar="RECIPE", help="A recipe that ships with the package (vgd, genseg, …) or a YAML file."),
     ],
     out: Out,
     source: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH: the folder of a source; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="The folder of a source; may be given several times."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    engine: Annotated[str | None, typer.Option(help="ray or local; by default ray for more than one worker.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this split of the sources; may be given several times."),
+    ] = None,
+    workers: Workers = 1,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ray|local", help="By default ray for more than one worker; local is one process."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was stopped.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N pictures of each split.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N pictures of each split.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=(1 << 63) - 1, metavar="N", help="Another seed than the recipe's.")
+    ] = None,
 ) -> None:
     """Build a dataset from a recipe."""
     from pipelines import build as building
@@ -85,9 +96,11 @@ def build(
 
     if engine not in (None, "ray", "local"):
         raise typer.BadParameter("--engine is ray or local")
+    if engine == "local" and workers > 1:
+        raise typer.BadParameter("--engine local is one process; leave --engine out for several workers")
     progress = Console()
     with _errors(progress):
-        loaded = recipes.with_sources(recipes.load(recipe), source or [])
+        loaded = recipes.with_splits(recipes.with_sources(recipes.load(recipe), source or []), split or [])
         settings = building.Settings(workers=workers, engine=engine, resume=resume, limit=limit, seed=seed)
         manifest = building.run(loaded, out, settings, progress)
         typer.echo(summary(out, manifest))
@@ -95,11 +108,11 @@ def build(
 
 @synth.command("shapes")
 def synth_shapes(
-    images: Annotated[int, typer.Option("--images", min=1, help="How many pictures.")],
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="How many pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the COCO tree to write.")],
-    split: Annotated[str, typer.Option(help="Name of the split.")] = "train",
-    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Name of the split.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the world.")] = 0,
+    workers: Workers = 1,
 ) -> None:
     """Write a procedural world of shapes as a COCO tree: pictures, instances, panoptic, captions, referring."""
     from builders.world_tree import write_tree
@@ -128,7 +141,7 @@ def validate(directory: Dataset) -> None:
 @app.command()
 def inspect(
     directory: Dataset,
-    sample: Annotated[str | None, typer.Option(help="Id of a sample to print as JSON.")] = None,
+    sample: Annotated[str | None, typer.Option(metavar="ID", help="A sample to print as JSON.")] = None,
 ) -> None:
     """Say what a dataset holds; or print one sample."""
     from dataengine.store.dataset import open_dataset
@@ -141,30 +154,30 @@ def inspect(
         else:
             import json
 
-            try:
-                found = opened.find(sample)
-            except KeyError as error:
-                raise ValueError(error.args[0]) from None
-            typer.echo(json.dumps(_printable(found), indent=2, ensure_ascii=False))
+            typer.echo(json.dumps(_printable(opened.find(sample)), indent=2, ensure_ascii=False))
 
 
 @app.command()
 def preview(
     directory: Dataset,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
-    samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many samples.")] = 8,
     seed: Annotated[
-        int | None, typer.Option(help="Draw samples at random with this seed; else the first ones.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Draw samples at random with this seed; else the first ones."),
     ] = None,
     sample: Annotated[
-        list[str] | None, typer.Option(help="Id of a sample to show; may be given several times.")
+        list[str] | None, typer.Option(metavar="ID", help="A sample to show; may be given several times.")
     ] = None,
 ) -> None:
     """Write a contact sheet: pictures with masks and prompts, and the conversations, phrases coloured like masks."""
+    from dataengine.errors import UserError
     from dataengine.sheet import contact_sheet
     from dataengine.store.dataset import open_dataset
 
     with _errors():
+        if out.suffix.lower() != ".png" or "://" in str(out):
+            raise UserError(f"--out {out}: a sheet is written to a local file named ….png")
         opened = open_dataset(directory)
         chosen = [opened.find(name) for name in sample] if sample else opened.pick(samples, seed)
         contact_sheet(chosen).save(out)
@@ -175,7 +188,8 @@ def preview(
 def replay(
     directory: Dataset,
     source: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH: where a source is now; by default where it was.")
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a source is now; by default where it was."),
     ] = None,
     out: Annotated[str | None, typer.Option(help="Keep what is built as a dataset of its own.")] = None,
 ) -> None:

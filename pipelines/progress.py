@@ -66,7 +66,7 @@ class Console:
         self._out = out
 
     def say(self, text: str) -> None:
-        self._status(text, force=True)
+        self._status("indexing", force=True, message=text)
         self._print(text)
 
     def plan(self, plan: Plan, done: Sequence[Commit]) -> None:
@@ -99,11 +99,11 @@ class Console:
         if self._out is not None:
             self._status("done", force=True)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, interrupted: bool = False) -> None:
         """The build stopped."""
         self.close()
         with contextlib.suppress(OSError):  # the output itself may be what failed
-            self._status("failed", force=True, message=message)
+            self._status("interrupted" if interrupted else "failed", force=True, message=message)
 
     def close(self) -> None:
         """Take the bar down."""

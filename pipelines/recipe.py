@@ -6,16 +6,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dataengine import builder
+from dataengine.errors import UserError
 from dataengine.sample import Task
 
 SHIPPED = Path(__file__).parent / "recipes"
+REGION_TASKS = ("vgdseg", "intseg")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class RecipeError(ValueError):
+def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("something is named twice")
+    return values
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(_without_repeats)]
+Kinds = Annotated[
+    tuple[Literal["point", "scribble", "box", "mask"], ...], Field(min_length=1), AfterValidator(_without_repeats)
+]
+
+
+class RecipeError(UserError):
     """A recipe that cannot be used; the message names the file and the field."""
 
 
@@ -34,7 +49,7 @@ class SourceSpec(_Model):
     task: Task
     root: str | None = None
     files: dict[str, str] = {}
-    splits: tuple[Name, ...] = ()
+    splits: Names = ()
     options: dict[str, Any] = {}
 
 
@@ -42,7 +57,7 @@ class PromptSpec(_Model):
     """Which visual prompts are simulated for the objects of region conditions."""
 
     profile: Literal["published", "strict"] = "published"
-    kinds: tuple[Literal["point", "scribble", "box", "mask"], ...] = ("point", "scribble", "box", "mask")
+    kinds: Kinds = ("point", "scribble", "box", "mask")
 
 
 class ShardSpec(_Model):
@@ -63,11 +78,18 @@ class Recipe(_Model):
 
     name: Name
     description: str = ""
-    seed: int = 0
+    seed: Seed = 0
     sources: dict[Name, SourceSpec] = Field(min_length=1)
     prompts: PromptSpec | None = None
     shard: ShardSpec = ShardSpec()
     budget: BudgetSpec = BudgetSpec()
+
+    @model_validator(mode="after")
+    def _regions_are_shown(self) -> Recipe:
+        shown = sorted(name for name, spec in self.sources.items() if spec.task in REGION_TASKS)
+        if shown and self.prompts is None:
+            raise ValueError(f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe")
+        return self
 
     def with_absolute_paths(self) -> Recipe:
         """The same recipe with local paths made absolute, so that it can be used from elsewhere."""
@@ -119,20 +141,23 @@ def load(name: str) -> Recipe:
 def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
     """The recipe with the folders of `--source NAME=PATH`.
 
-    NAME is a source of the recipe. A recipe with a single source takes any name: samples then carry it, and where a
-    builder of that name is installed, it reads the source.
+    NAME is a source of the recipe; or, for a recipe with a single source, an installed builder, which then reads it,
+    and whose name the samples carry.
 
     Raises:
         RecipeError: a source is not written NAME=PATH, or the recipe has no such source.
     """
     sources = dict(recipe.sources)
+    seen = set()
     for text in given:
         name, mark, root = text.partition("=")
         if not mark or not name or not root:
             raise RecipeError(f"--source {text}: write NAME=PATH, for example --source coco=/data/coco")
-        if name not in sources and len(recipe.sources) == 1 and len(given) == 1:
-            spec = sources.pop(next(iter(sources)))
-            sources[name] = spec.model_copy(update={"builder": name if name in builder.names() else spec.builder})
+        if name in seen:
+            raise RecipeError(f"--source {name}: given twice")
+        seen.add(name)
+        if name not in sources and len(recipe.sources) == 1 and len(given) == 1 and name in builder.names():
+            sources[name] = sources.pop(next(iter(sources))).model_copy(update={"builder": name})
         if name not in sources:
             raise RecipeError(f"--source {name}: recipe {recipe.name} has the sources {', '.join(recipe.sources)}")
         sources[name] = sources[name].model_copy(update={"root": root})
@@ -140,3 +165,14 @@ def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
         return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
     except ValidationError as error:
         raise RecipeError(f"--source: {error.errors()[0]['msg']}") from None
+
+
+def with_splits(recipe: Recipe, splits: list[str]) -> Recipe:
+    """The recipe with only these splits of every source; all of its own where none is given."""
+    if not splits:
+        return recipe
+    sources = {name: spec.model_copy(update={"splits": tuple(splits)}) for name, spec in recipe.sources.items()}
+    try:
+        return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
+    except ValidationError as error:
+        raise RecipeError(f"--split: {error.errors()[0]['msg']}") from None

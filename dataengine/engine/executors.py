@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
+
+from dataengine.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -17,11 +19,11 @@ RETRIES = 4  # of a task whose worker died
 TICK_S = 1.0
 
 
-class EngineError(RuntimeError):
+class EngineError(UserError):
     """A task that could not be run, for a reason that is not in its data."""
 
 
-def run_local(work: Callable[[Any, Task], Result], job: Any, tasks: Sequence[Task]) -> Iterator[Result | None]:
+def run_local(work: Callable[[Any, Task], Result], job: Any, tasks: Sequence[Task]) -> Generator[Result | None]:
     """Run the tasks one after the other in this process."""
     for task in tasks:
         yield work(job, task)
@@ -29,7 +31,7 @@ def run_local(work: Callable[[Any, Task], Result], job: Any, tasks: Sequence[Tas
 
 def run_ray(
     work: Callable[[Any, Task], Result], job: Any, tasks: Sequence[Task], workers: int
-) -> Iterator[Result | None]:
+) -> Generator[Result | None]:
     """Run at most `workers` tasks at a time on Ray; yields results as they come, and None now and then meanwhile.
 
     A session that this process has already started is used; else one is started on this machine, or joined where

@@ -1,8 +1,8 @@
 """Fault points: named places where a test makes the process die or the disk fill up.
 
-`DATAENGINE_FAULT=NAME:ACTION[:N]` acts at the N-th pass (1 by default) of the point NAME; ACTION is `kill` (SIGKILL
-to this process) or `enospc` (the OSError of a full disk). With `DATAENGINE_FAULT_ONCE=FILE` it acts once over all
-processes: the one that creates the file. Without the variable a point costs a dictionary lookup.
+`DATAENGINE_FAULT=NAME:ACTION[:N]` acts at the N-th pass (1 by default) of the point NAME; ACTION is `kill` or
+`term` (SIGKILL or SIGTERM to this process) or `enospc` (the OSError of a full disk). With `DATAENGINE_FAULT_ONCE=FILE`
+it acts once over all processes: the one that creates the file. Without the variable a point costs a dictionary lookup.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def fault_point(name: str) -> None:
             return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
     elif action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     else:
-        raise ValueError(f"DATAENGINE_FAULT={wanted}: the action is kill or enospc")
+        raise ValueError(f"DATAENGINE_FAULT={wanted}: the action is kill, term or enospc")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dataengine.errors import UserError
 from dataengine.records import Account
 from dataengine.store.files import TEMP_SUFFIX, Folder, Stored
 
@@ -19,7 +20,7 @@ FOLDER = "commits"
 MANIFEST = "manifest.json"
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that is not what its manifest or commits say."""
 
 

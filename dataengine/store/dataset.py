@@ -34,7 +34,7 @@ class Dataset:
         """One sample; only the ids and its row group are read.
 
         Raises:
-            KeyError: there is none of that id.
+            DatasetError: there is none of that id.
         """
         import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ class Dataset:
                     if sample_id in ids:
                         rows = shard.read_row_group(group).slice(ids.index(sample_id), 1).to_pylist()
                         return from_row(rows[0])
-        raise KeyError(f"{self.folder.uri}: no sample {sample_id!r}")
+        raise DatasetError(f"{self.folder.uri}: no sample {sample_id!r}")
 
     def pick(self, number: int, seed: int | None = None) -> list[Sample]:
         """The first samples, or some drawn at random; only row groups that hold one are read.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dataengine.engine.faults import fault_point
+from dataengine.errors import UserError
 
 TEMP_SUFFIX = ".tmp"
 _CHUNK = 1 << 20
@@ -31,7 +32,7 @@ class StoreError(OSError):
     """A place that cannot be read or written; the message names it and what to do."""
 
 
-class NondeterminismError(RuntimeError):
+class NondeterminismError(UserError):
     """A file that exists already differs from the one that was made again."""
 
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dataengine.errors import UserError
 from dataengine.store.files import Folder, StoreError
 
 NAME = ".lock"
@@ -19,7 +20,7 @@ REMOTE = "locks"
 STALE_S = 120.0
 
 
-class LockedError(RuntimeError):
+class LockedError(UserError):
     """Another driver works on this output."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataengine.errors import UserError
 from dataengine.records import MAX_PAYLOAD, Bad
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 FOLDER = "quarantine"
 
 
-class BudgetError(RuntimeError):
+class BudgetError(UserError):
     """More records were quarantined than the recipe allows."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from pipelines import progress, recipe
 from pipelines.cli import app
 
 COMMANDS = {
-    "build": {"--out", "--source", "--workers", "--engine", "--resume", "--limit", "--seed"},
+    "build": {"--out", "--source", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
     "synth shapes": {"--images", "--out", "--split", "--seed", "--workers"},
     "validate": set(),
     "inspect": {"--sample"},
@@ -70,12 +71,12 @@ def test_version(call):
 
 def test_build_says_what_it_built(built, call, tmp_path):
     tree = tmp_path / "coco1"
-    result = call("build", "vgd", "--source", f"mine={tree}", "--out", tmp_path / "mine")
+    result = call("build", "vgd", "--source", f"coco={tree}", "--out", tmp_path / "mine")
     assert result.exit_code == 0
     assert "3 samples, 6 objects in 1 shards" in result.stdout
     assert "images: 4 read = 3 built + 1 quarantined (image_missing)" in result.stdout
     assert "annotations: 8 read = 6 built + 2 filtered (image_quarantined)" in result.stdout
-    assert "indexing mine/train" in result.stderr
+    assert "indexing coco/train" in result.stderr
     status = json.loads((tmp_path / "mine" / "status.json").read_text())
     assert (status["state"], status["images"], status["images_total"], status["samples"]) == ("done", 4, 4, 3)
 
@@ -105,6 +106,14 @@ def test_preview(built, call, tmp_path):
         assert sheet.width > 500
     sample = "coco/train/coco/000000000001/vgdseg"
     assert "1 samples" in call("preview", built, "--out", tmp_path / "one.png", "--sample", sample).stdout
+    for wrong in (
+        ["--out", tmp_path / "one.png", "--sample", "none"],
+        ["--out", tmp_path / "one"],
+        ["--out", "s3://a/b"],
+    ):
+        result = call("preview", built, *wrong)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
 
 
 def test_replay(built, call):
@@ -132,6 +141,9 @@ def test_synth(call, tmp_path):
             "error: /nowhere: annotations/instances_*.json is missing",
         ),
         (["vgd", "--out", "x", "--source", "a=1", "--source", "b=2"], "recipe vgd has the sources coco"),
+        (["vgd", "--out", "x", "--source", "cooc=1"], "recipe vgd has the sources coco"),
+        (["vgd", "--out", "x", "--source", "coco=1", "--source", "coco=2"], "--source coco: given twice"),
+        (["vgd", "--out", "x", "--split", "a", "--split", "a"], "--split: Value error, something is named twice"),
     ],
 )
 def test_mistakes_are_named(call, tmp_path, monkeypatch, arguments, message):
@@ -145,6 +157,20 @@ def test_mistakes_are_named(call, tmp_path, monkeypatch, arguments, message):
 def test_wrong_options_are_usage_errors(call):
     assert call("build", "vgd", "--out", "x", "--engine", "spark").exit_code == 2
     assert call("build", "vgd").exit_code == 2
+    assert call("build", "vgd", "--out", "x", "--engine", "local", "--workers", 2).exit_code == 2
+    assert call("build", "vgd", "--out", "x", "--seed", 10**20).exit_code == 2
+
+
+def test_one_split_is_built(call, tmp_path, coco_tree):
+    tree = coco_tree(3)
+    shutil.copy(tree.file, tree.file.with_name("instances_other.json"))  # its pictures are not here
+    result = call("build", "vgd", "--source", f"coco={tree.root}", "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "--split" in result.stderr
+    assert (
+        call("build", "vgd", "--source", f"coco={tree.root}", "--out", tmp_path / "p", "--split", "train").exit_code
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,6 +183,11 @@ def test_wrong_options_are_usage_errors(call):
         ("{name: a, sources: {s: {builder: coco, task: paint}}}", "sources.s.task"),
         ("{name: a, sources: {'../s': {builder: coco, task: vgdseg}}}", "sources"),
         ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, prompts: {profile: best}}", "prompts.profile"),
+        ("{name: a, sources: {s: {builder: coco, task: intseg}}}", "source s needs visual prompts"),
+        ("{name: a, sources: {s: {builder: coco, task: genseg, splits: [a, a]}}}", "splits: .*named twice"),
+        ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, prompts: {kinds: []}}", "prompts.kinds"),
+        ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, prompts: {kinds: [box, box]}}", "named twice"),
+        ("{name: a, seed: 100000000000000000000, sources: {s: {builder: coco, task: genseg}}}", "seed"),
         ("!!python/object/apply:os.system ['true']", "not a YAML file"),
     ],
 )
@@ -175,7 +206,7 @@ def test_shipped_recipes_load():
 
 def test_unknown_builders_are_named(call, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("{name: a, sources: {s: {builder: nothing, task: vgdseg}}}")
+    path.write_text("{name: a, sources: {s: {builder: nothing, task: genseg}}}")
     result = call("build", path, "--out", tmp_path / "o")
     assert "there is no builder 'nothing'; installed: coco, shapes" in result.stderr
 
