@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 
+FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 ACCEPTED_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
+MAX_PIXELS = 1 << 26  # a file of half a megabyte can claim more than memory holds
+MAX_SIDE = 65_535  # px, of a JPEG
 
 
 class ImageError(ValueError):
@@ -20,7 +24,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """height, width: stored pixels, before any EXIF rotation. mode: Pillow's. format: JPEG, PNG …"""
+    """height, width: stored pixels, before any EXIF rotation. mode: Pillow's. format: JPEG, PNG or WEBP."""
 
     height: int
     width: int
@@ -35,21 +39,16 @@ def check(data: bytes, height: int, width: int) -> Header:
         data: the whole file.
         height, width: pixels, as annotated.
     Raises:
-        ImageError: `image_unreadable`, `image_truncated`, `image_size`, `image_mode` (CMYK, 16 bit, …: loaders
-            disagree on their colours) or `image_rotated` (an EXIF orientation that loaders disagree on applying).
+        ImageError: `image_unreadable` (no JPEG, PNG or WEBP file, or a damaged one), `image_truncated`,
+            `image_too_large`, `image_size`, `image_mode` (CMYK, 16 bit, …: loaders disagree on their colours) or
+            `image_rotated` (an EXIF orientation that loaders disagree on applying).
     """
-    from PIL import Image, UnidentifiedImageError
-
     if not data:
         raise ImageError("image_unreadable", "the image file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            header = Header(height=image.height, width=image.width, mode=image.mode, format=image.format or "")
-            # Pillow decodes a PNG to look for EXIF behind its pixels
-            look = header.format != "PNG" or "exif" in image.info
-            orientation = image.getexif().get(ORIENTATION, 1) if look else 1
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ImageError("image_unreadable", f"the image cannot be read: {type(error).__name__}") from None
+    if data.startswith(b"RIFF") and not _riff_is_whole(data):  # Pillow only says that it cannot read it
+        raise ImageError("image_truncated", "the WEBP file ends before its picture does")
+    header, orientation = _header(data)
+    check_size(header.height, header.width)
     if (header.height, header.width) != (height, width):
         raise ImageError(
             "image_size",
@@ -61,10 +60,69 @@ def check(data: bytes, height: int, width: int) -> Header:
         raise ImageError("image_mode", "the image has 16 bits a channel; 8-bit grey or RGB is needed")
     if orientation not in (0, 1):
         raise ImageError("image_rotated", f"the image has EXIF orientation {orientation}; loaders disagree on it")
-    whole = {"JPEG": _jpeg_is_whole, "PNG": _png_is_whole}.get(header.format)
-    if whole is not None and not whole(data):
-        raise ImageError("image_truncated", f"the {header.format} file ends before its picture does")
+    if header.format == "PNG":
+        check_png(data)
+    if header.format == "JPEG" and not _jpeg_is_whole(data):
+        raise ImageError("image_truncated", "the JPEG file ends before its picture does")
     return header
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse a picture that would not fit into memory.
+
+    Args:
+        height, width: px, as the file's header states them.
+    Raises:
+        ImageError: `image_too_large`.
+    """
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        raise ImageError(
+            "image_too_large",
+            f"the image is {width} x {height} px; at most {MAX_PIXELS:,} px and {MAX_SIDE:,} a side are read",
+        )
+
+
+def check_png(data: bytes) -> None:
+    """Check that a PNG's chunks follow each other up to IEND, pixels among them, each with its checksum.
+
+    Raises:
+        ImageError: `image_truncated` or `image_unreadable`.
+    """
+    view = memoryview(data)
+    at = 8
+    kinds = set()
+    while b"IEND" not in kinds:
+        if at + 12 > len(data):
+            raise ImageError("image_truncated", "the PNG file ends before its picture does")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length  # of the chunk's content; its checksum follows
+        if end + 4 > len(data):
+            raise ImageError("image_truncated", "the PNG file ends before its picture does")
+        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise ImageError("image_unreadable", f"the PNG's chunk at byte {at} does not match its checksum")
+        kinds.add(kind)
+        at = end + 4
+    if b"IDAT" not in kinds:
+        raise ImageError("image_truncated", "the PNG file holds no pixels")
+
+
+def _header(data: bytes) -> tuple[Header, int]:
+    """What the file says about itself, and its EXIF orientation; 1 if it has none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            kind = "JPEG" if image.format == "MPO" else image.format or ""  # a JPEG that more pictures follow
+            header = Header(height=image.height, width=image.width, mode=image.mode, format=kind)
+            # Pillow decodes a PNG to look for EXIF behind its pixels
+            look = kind != "PNG" or "exif" in image.info
+            return header, image.getexif().get(ORIENTATION, 1) if look else 1
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("image_too_large", str(error)) from None
+    except UnidentifiedImageError:
+        raise ImageError("image_unreadable", f"the image is no {', '.join(FORMATS)} file, or is damaged") from None
+    except Exception as error:  # Pillow's plugins raise what they please on damaged files
+        raise ImageError("image_unreadable", f"the image cannot be read: {type(error).__name__}") from None
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
@@ -85,12 +143,6 @@ def _jpeg_is_whole(data: bytes) -> bool:
     return False
 
 
-def _png_is_whole(data: bytes) -> bool:
-    """Whether the chunks follow each other up to IEND."""
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        at += 12 + length
-        if kind == b"IEND":
-            return at <= len(data)
-    return False
+def _riff_is_whole(data: bytes) -> bool:
+    """Whether the file is as long as its RIFF header says."""
+    return len(data) >= 8 and 8 + struct.unpack_from("<I", data, 4)[0] <= len(data)

@@ -27,18 +27,23 @@ def exif(orientation: int) -> Image.Exif:
     return tags
 
 
-def png16() -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_of(width: int, height: int, bits: int, *parts: tuple[bytes, bytes]) -> bytes:
+    """A colour PNG of a header and these chunks."""
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)), *parts):
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return data
 
-    rows = zlib.compress(b"".join(b"\0" + bytes(30 * 6) for _ in range(20)))
-    header = struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
+ROWS16 = zlib.compress(b"".join(b"\0" + bytes(30 * 6) for _ in range(20)))
 PICTURE = Image.fromarray(NOISE)
 JPEG = save(PICTURE)
 PNG = save(PICTURE, "PNG")
+WEBP = save(PICTURE, "WEBP")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,11 @@ PNG = save(PICTURE, "PNG")
         pytest.param(save(PICTURE, exif=exif(1)), id="upright exif"),
         pytest.param(PNG, id="png"),
         pytest.param(save(PICTURE.convert("P"), "PNG"), id="palette png"),
+        pytest.param(PNG + b"trailing", id="bytes after the png"),
+        pytest.param(WEBP, id="webp"),
+        pytest.param(WEBP + b"trailing", id="bytes after the webp"),
+        pytest.param(save(PICTURE, "WEBP", lossless=True, exif=exif(1)), id="lossless webp with exif"),
+        pytest.param(save(PICTURE, "MPO", save_all=True, append_images=[PICTURE]), id="jpeg of two pictures"),
     ],
 )
 def test_good_files_pass(data):
@@ -68,10 +78,18 @@ def test_good_files_pass(data):
         pytest.param(JPEG[:-2], "image_truncated", id="no end marker"),
         pytest.param(PNG[:-12], "image_truncated", id="png without end"),
         pytest.param(PNG[: len(PNG) // 2], "image_truncated", id="cut png"),
+        pytest.param(WEBP[:-2], "image_truncated", id="cut webp"),
+        pytest.param(WEBP[:6], "image_truncated", id="webp of 6 bytes"),
+        pytest.param(flipped(PNG, PNG.index(b"IDAT") + 40), "image_unreadable", id="bit flipped in a png"),
+        pytest.param(flipped(PNG, len(PNG) - 1), "image_unreadable", id="bit flipped in a png's end"),
+        pytest.param(png_of(30, 20, 8, (b"IEND", b"")), "image_truncated", id="png without pixels"),
+        pytest.param(save(PICTURE, "GIF"), "image_unreadable", id="gif"),
+        pytest.param(save(PICTURE, "TIFF"), "image_unreadable", id="tiff"),
+        pytest.param(save(PICTURE, "BMP"), "image_unreadable", id="bmp"),
         pytest.param(save(PICTURE.resize((31, 20))), "image_size", id="another size"),
         pytest.param(save(PICTURE.convert("CMYK")), "image_mode", id="cmyk"),
         pytest.param(save(Image.new("I;16", (30, 20)), "PNG"), "image_mode", id="16-bit grey"),
-        pytest.param(png16(), "image_mode", id="16-bit colour"),
+        pytest.param(png_of(30, 20, 16, (b"IDAT", ROWS16), (b"IEND", b"")), "image_mode", id="16-bit colour"),
         pytest.param(save(PICTURE, exif=exif(6)), "image_rotated", id="exif rotated"),
     ],
 )
@@ -88,3 +106,34 @@ def test_a_thumbnail_does_not_hide_a_cut():
     check(whole, 20, 30)
     with pytest.raises(ImageError, match="ends before"):
         check(whole[:-30], 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        pytest.param(8193, 8192, id="a column more than allowed"),
+        pytest.param(65_536, 1, id="a side too long"),
+        pytest.param(10_000, 10_000, id="Pillow warns"),
+        pytest.param(60_000, 60_000, id="Pillow refuses"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_claim_of_too_many_pixels_is_refused_by_its_header(width, height):
+    data = png_of(width, height, 8, (b"IDAT", b""), (b"IEND", b""))
+    with pytest.raises(ImageError) as caught:
+        check(data, height, width)
+    assert caught.value.reason == "image_too_large"
+
+
+def test_the_largest_picture_is_allowed():
+    check(png_of(8192, 8192, 8, (b"IDAT", b""), (b"IEND", b"")), 8192, 8192)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, struct.error, SyntaxError, OverflowError, MemoryError])
+def test_whatever_pillow_raises_is_a_bad_image(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error("odd")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=error.__name__.split(".")[-1]):
+        check(JPEG, 20, 30)
