@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataengine import masks
+from dataengine import images, masks
 from dataengine.images import ImageError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 VOID = 0
+MAX_SEGMENTS = 1 << 16
+BAND_PIXELS = 1 << 20  # of the columns that are read at a time
+NO_ID = 1 << 24  # ids have 24 bits
 
 
 def rles_from_png(data: bytes, height: int, width: int) -> dict[int, bytes]:
@@ -20,32 +27,69 @@ def rles_from_png(data: bytes, height: int, width: int) -> dict[int, bytes]:
     Args:
         data: the PNG file. height, width: of the picture, px.
     Raises:
-        ImageError: `segments_unreadable`, `segments_mode` (no 8-bit RGB) or `segments_size`.
+        ImageError: `segments_unreadable`, `segments_mode` (no 8-bit RGB), `segments_size`, `segments_too_many` or
+            `image_too_large`.
     """
+    starts, owners = _runs(data, height, width)
+    order = np.argsort(owners, kind="stable")
+    owners = owners[order]
+    first = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
+    if first.size > MAX_SEGMENTS:
+        raise ImageError("segments_too_many", f"{first.size:,} segments; a picture has at most {MAX_SEGMENTS:,}")
+    ends = np.append(starts[1:], np.int32(height * width))
+    rles = {}
+    for name, runs in zip(owners[first].tolist(), np.split(order, first[1:]), strict=True):
+        counts = np.empty(2 * runs.size + 1, dtype=np.int64)
+        counts[1::2] = ends[runs] - starts[runs]
+        counts[0], counts[2:-1:2] = starts[runs[0]], starts[runs[1:]] - ends[runs[:-1]]
+        counts[-1] = height * width - ends[runs[-1]]
+        rles[name] = masks.rle_from_counts(counts if counts[-1] else counts[:-1], height, width)
+    return rles
+
+
+def _runs(data: bytes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of one id down the columns: (n,) int32, the place of each one's first pixel; (n,) uint32, its id."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            images.check_size(image.height, image.width)
             if image.mode != "RGB":
                 raise ImageError("segments_mode", f"mode {image.mode}; 8-bit RGB is needed")
             if (image.height, image.width) != (height, width):
                 raise ImageError(
                     "segments_size", f"{image.width} x {image.height} px; the picture is {width} x {height}"
                 )
-            pixels = np.asarray(image).astype(np.uint32)
-    except ImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            images.check_png(data)
+            return _runs_of_image(image)
+    except ImageError as error:
+        damaged = error.reason in ("image_truncated", "image_unreadable")
+        raise ImageError("segments_unreadable", str(error)) if damaged else error from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("image_too_large", str(error)) from None
+    except Exception as error:  # Pillow raises what it pleases on damaged files
         raise ImageError("segments_unreadable", f"cannot be read: {type(error).__name__}") from None
-    ids = (pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16).T.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(ids[1:] != ids[:-1]) + 1))
-    ends = np.append(starts[1:], ids.size)
-    owners = ids[starts]
-    order = np.argsort(owners, kind="stable")
-    names, first = np.unique(owners[order], return_index=True)
-    rles = {}
-    for name, runs in zip(names.tolist(), np.split(order, first[1:]), strict=True):
-        edges = np.column_stack((starts[runs], ends[runs])).ravel()
-        counts = np.diff(edges, prepend=0, append=ids.size)
-        rles[name] = masks.rle_from_counts(counts if counts[-1] else counts[:-1], height, width)
-    return rles
+
+
+def _runs_of_image(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """See `_runs`; a band of columns at a time, so that little more than the picture is in memory."""
+    step = max(1, BAND_PIXELS // image.height)
+    starts, owners = [], []
+    before = NO_ID
+    for x in range(0, image.width, step):
+        band = image.crop((x, 0, min(x + step, image.width), image.height))
+        ids = _ids(band)
+        changes = np.empty(ids.size, dtype=bool)
+        changes[0] = ids[0] != before
+        np.not_equal(ids[1:], ids[:-1], out=changes[1:])
+        places = np.flatnonzero(changes)
+        starts.append((places + x * image.height).astype(np.int32))
+        owners.append(ids[places])
+        before = ids[-1]
+    return np.concatenate(starts), np.concatenate(owners)
+
+
+def _ids(image: Image.Image) -> np.ndarray:
+    """(width * height,) uint32, the ids down the columns."""
+    pixels = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
+    return np.bitwise_and(pixels.T, np.uint32(0xFFFFFF), order="C").ravel()
