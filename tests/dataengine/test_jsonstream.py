@@ -56,21 +56,101 @@ def test_nan_is_one_bad_value_not_a_bad_file():
     assert math.isnan(record.value["x"])
 
 
+HUGE = "9" * 5000  # Python reads numbers of up to 4,300 digits
+DEEP = "[" * 150 + "]" * 150
+STRING = json.dumps('"]}\\\\[[{')
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param(HUGE, "too many digits", id="huge number"),
+        pytest.param(f"[{HUGE}]", "too many digits", id="huge number in a list"),
+        pytest.param(f'{{"s": {STRING}, "id": -{HUGE}, "t": {STRING}, "u": [[{{}}], 1]}}', "digits", id="in an object"),
+        pytest.param(DEEP, "nested too deeply", id="deeper than is useful"),
+        pytest.param("[" * 5000 + STRING + "]" * 5000, "nested too deeply", id="deeper than Python reads"),
+        pytest.param('{"a": [' * 3000 + "]}" * 3000, "nested too deeply", id="deep objects"),
+    ],
+)
+def test_an_element_that_python_cannot_hold_is_one_bad_record(monkeypatch, text, error, chunk):
+    monkeypatch.setattr(jsonstream, "CHUNK", chunk)
+    data = f'{{"a": [1, {text} , {{"b": 2}}], "c": {{"x": {text}}}, "d": [3]}}'.encode()
+    records = list(iter_records(io.BytesIO(data), "a.json"))
+    assert [(r.section, r.position, r.value) for r in records] == [
+        ("a", 0, 1),
+        ("a", 1, None),
+        ("a", 2, {"b": 2}),
+        ("c", 0, None),
+        ("d", 0, 3),
+    ]
+    assert (records[1].text, records[3].text) == (text, f'{{"x": {text}}}')
+    assert [error in (r.error or "") for r in records] == [False, True, False, True, False]
+
+
+def test_many_brackets_side_by_side_are_not_deep():
+    (record,) = iter_records(io.BytesIO(b'{"a": [[' + b"[1]," * 500 + b"[]]]}"), "a.json")
+    assert record.error is None
+
+
+def test_lists_are_told_from_other_values():
+    lists: dict[str, bool] = {}
+    list(iter_records(io.BytesIO(b'{"a": [], "b": {}, "c": [1], "d": [], "d": 3}'), "a.json", lists))
+    assert lists == {"a": True, "b": False, "c": True, "d": False}
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 20])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param(b"", "is empty", id="no bytes"),
-        pytest.param(b"  \n", "is empty", id="white space"),
-        pytest.param(b"[1]", "expected a JSON object", id="a list"),
-        pytest.param(b"\x89PNG", "not UTF-8", id="a picture"),
-        pytest.param(b'{"a": [1, 2', "cut off", id="cut in a list"),
-        pytest.param(b'{"a": [{"b": "c', "cut off", id="cut in a string"),
-        pytest.param(b'{"a" 1}', "expected ':'", id="no colon"),
-        pytest.param(b'{"a": [1 2]}', "expected ','", id="no comma"),
-        pytest.param(b'{"a": ' + b"[" * 100_000, "nested too deeply", id="deep nesting"),
+        pytest.param(b"", "the file is empty", id="no bytes"),
+        pytest.param(b"  \n", "the file is empty", id="white space"),
+        pytest.param(b"[1]", "byte 0: expected a JSON object", id="a list"),
+        pytest.param(b"\x89PNG", "byte 0: not UTF-8", id="a picture"),
+        pytest.param(b'{"a": [1, 2', "a[1] (byte 11): expected ',', found the end of the file", id="cut in a list"),
+        pytest.param(
+            b'{"a": [1,', "a[1] (byte 9): Expecting value; the file is damaged or cut off", id="after a comma"
+        ),
+        pytest.param(b'{"a": [{"b": "c', "a[0] (byte 13): Unterminated string", id="cut in a string"),
+        pytest.param(b'{"a" 1}', "a (byte 5): expected ':'", id="no colon"),
+        pytest.param(b'{"a": [1 2]}', "a[0] (byte 9): expected ','", id="no comma"),
+        pytest.param(b"{1: 2}", "byte 1: expected a key, found '1'", id="no key"),
+        pytest.param(b'{"a": [1], "b": {"c": nix}}', "b (byte 22): Expecting value", id="no value"),
+        pytest.param('{"é": [1, {"ü": x}]}'.encode(), "é[1] (byte 18): Expecting value", id="bytes, not characters"),
+        pytest.param(b'\xef\xbb\xbf{"a": [1, x]}', "a[1] (byte 13): Expecting value", id="behind a mark"),
+        pytest.param(b'{"a": [1, 2, "\xff"]}', "a[2] (byte 14): not UTF-8 text (invalid start byte)", id="bad byte"),
+        pytest.param(b'{"a": [1, "\xc3', "a[1] (byte 11): not UTF-8 text (unexpected end", id="half a character"),
+        pytest.param(b'{"a": ' + b"[" * 100_000, "a[0] (byte 7): nested too deeply", id="deep and cut"),
+        pytest.param(b'{"a": [1, ' + b"9" * 5000, "a[1] (byte 10): a number has too many", id="huge and cut"),
     ],
 )
-def test_unusable_files_say_why(data, message):
-    with pytest.raises(SourceError, match=message) as caught:
+def test_unusable_files_say_where_and_why(monkeypatch, data, message, chunk):
+    monkeypatch.setattr(jsonstream, "CHUNK", chunk)
+    with pytest.raises(SourceError) as caught:
         list(iter_records(io.BytesIO(data), "a.json"))
-    assert str(caught.value).startswith("a.json: ")
+    assert str(caught.value).startswith(f"a.json: {message}")
+
+
+def test_a_syntax_error_stops_reading(monkeypatch):
+    monkeypatch.setattr(jsonstream, "CHUNK", 100)
+    file = io.BytesIO(b'{"a": [{"b": 1}, {"b": oops}, ' + b'{"b": 2}, ' * 1000 + b"{}]}")
+    with pytest.raises(SourceError, match=r"a\[1\] \(byte 23\)"):
+        list(iter_records(file, "a.json"))
+    assert file.tell() == 100
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b'"', id="string without end"),
+        pytest.param(b"[", id="list without end"),
+        pytest.param(b"[" * 5000, id="deep list without end"),
+    ],
+)
+def test_a_value_without_end_is_not_read_whole(monkeypatch, start):
+    monkeypatch.setattr(jsonstream, "CHUNK", 100)
+    monkeypatch.setattr(jsonstream, "MAX_ELEMENT", 10_000)
+    file = io.BytesIO(b'{"a": [1, ' + start + b"1, " * 100_000)
+    with pytest.raises(SourceError, match=r"a\[1\] \(byte 10\): a value of more than 10,000 characters"):
+        list(iter_records(file, "a.json"))
+    assert file.tell() < 11_000
