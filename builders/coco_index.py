@@ -7,11 +7,12 @@ quoted exactly. Memory is bounded: texts are spilled to disk and gathered in ord
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -20,7 +21,7 @@ import numpy as np
 import xxhash
 
 from dataengine.builder import SourceError
-from dataengine.jsonstream import Record, iter_records
+from dataengine.jsonstream import Record, iter_records, shown
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 256
 MAX_BAD = 100_000  # more bad records than this are not bad records but the wrong file
+MAX_KEYS = 1000  # as are more keys than this at the top
+REQUIRED = ("images", "annotations", "categories")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,9 +128,11 @@ def build_index(file: BinaryIO, name: str, target: Path, *, key: str = "id") -> 
         target: the Arrow IPC file to write (image_id: int64, image: binary, annotations: list<binary>).
         key: what identifies an annotation: `id`, or `image_id` for panoptic files.
     Raises:
-        SourceError: the file is damaged, or not a COCO file.
+        SourceError: the file is damaged, or not a COCO file: it lacks a list of images, annotations or categories, or
+            holds no image or no category.
     """
     index = Index()
+    lists: dict[str, bool] = {}
     sections: Counter[str] = Counter()
     hashing = _Hashing(file)
     with (
@@ -135,8 +140,12 @@ def build_index(file: BinaryIO, name: str, target: Path, *, key: str = "id") -> 
         tempfile.TemporaryFile(dir=target.parent) as annotation_file,
     ):
         images, found = _Spill(image_file), _Spill(annotation_file)
-        for record in iter_records(cast("BinaryIO", hashing), name):
+        for record in iter_records(cast("BinaryIO", hashing), name, lists):
             sections[record.section] += 1
+            if len(lists) > MAX_KEYS:
+                raise SourceError(f"{name}: no COCO file: it has more than {MAX_KEYS:,} keys")
+            if record.section in REQUIRED and not lists[record.section]:
+                continue
             if record.section == "images":
                 _add(index, images, name, record, ("id", "id"))
             elif record.section == "annotations":
@@ -147,9 +156,7 @@ def build_index(file: BinaryIO, name: str, target: Path, *, key: str = "id") -> 
                 _add_license(index, record)
             elif record.section == "info":
                 _add_info(index, record)
-        missing = [s for s in ("images", "categories") if s not in sections]
-        if missing:
-            raise SourceError(f"{name}: no COCO file: {' and '.join(missing)} missing or empty")
+        _check_sections(name, lists, sections)
         _write(index, name, images, found, target)
     index.sha256 = hashing.hexdigest()
     return index
@@ -160,11 +167,37 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
+def checked_namespace(text: Any) -> str:
+    """A name of image ids, as it stands in keys of pictures and in file names.
+
+    Raises:
+        ValueError: it is no text of 1 to 40 small letters, digits, `_` and `-`.
+    """
+    if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
+        raise ValueError(f"image_namespace {text!r} must be 1 to 40 small letters, digits, _ or -")
+    return text
+
+
+def _check_sections(name: str, lists: Mapping[str, bool], records: Mapping[str, int]) -> None:
+    """See `build_index`. lists: the file's keys, and whether each is a list. records: how many each holds."""
+    keys = ", ".join(shown(key) for key in list(lists)[:20]) or "none"
+    missing = [section for section in REQUIRED if section not in lists]
+    if missing:
+        raise SourceError(f"{name}: no COCO file: {', '.join(missing)} missing; its keys are: {keys}")
+    other = [section for section in REQUIRED if not lists[section]]
+    if other:
+        raise SourceError(f"{name}: no COCO file: {other[0]} must be a list; its keys are: {keys}")
+    for section, one in (("images", "image"), ("categories", "category")):
+        if not records.get(section):
+            raise SourceError(f"{name}: it holds no {one}")
+
+
 def _add_category(index: Index, name: str, record: Record) -> None:
     value = record.value
     usable = isinstance(value, dict) and is_whole(value.get("id")) and isinstance(value.get("name"), str)
     if not usable or value["id"] >= 1 << 31:
-        raise SourceError(f"{name}: category number {record.position} needs a whole-number id and a name")
+        problem = record.error or "a category needs a whole-number id and a name"
+        raise SourceError(f"{name}: categories[{record.position}]: {problem}")
     if any(category["id"] == value["id"] for category in index.categories):
         raise SourceError(f"{name}: category id {value['id']} is given twice")
     index.categories.append(value)
@@ -180,8 +213,8 @@ def _add_license(index: Index, record: Record) -> None:
 
 def _add_info(index: Index, record: Record) -> None:
     value = record.value.get("image_namespace") if isinstance(record.value, dict) else None
-    if isinstance(value, str) and re.fullmatch(r"[a-z0-9_-]{1,40}", value):
-        index.namespace = value
+    with contextlib.suppress(ValueError):
+        index.namespace = checked_namespace(value)
 
 
 def _add(index: Index, spill: _Spill, name: str, record: Record, keys: tuple[str, str]) -> None:
@@ -193,9 +226,9 @@ def _add(index: Index, spill: _Spill, name: str, record: Record, keys: tuple[str
             Bad(
                 unit=record.section,
                 file=name,
-                record=f"{record.section.removesuffix('s')} number {record.position}",
-                reason="bad_field",
-                message=f"{wrong[0]} must be a whole number",
+                record=f"{record.section}[{record.position}]",
+                reason="bad_json" if record.error else "bad_field",
+                message=record.error or f"{wrong[0]} must be a whole number",
                 payload=record.text[:MAX_PAYLOAD],
             ),
         )

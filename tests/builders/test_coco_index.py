@@ -10,6 +10,9 @@ import pytest
 from builders import coco_index
 from dataengine.builder import SourceError
 
+HUGE = "9" * 5000  # Python reads numbers of up to 4,300 digits
+IMAGES = '"images": [{"id": 1}]'
+CATEGORIES = '"categories": [{"id": 7, "name": "sky"}]'
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 
 
@@ -88,14 +91,52 @@ def test_licences_and_namespace_are_read(tmp_path):
     assert index_of(write(tmp_path, info={"image_namespace": "../x"})).namespace is None
 
 
+def test_a_namespace_is_a_short_plain_name():
+    assert coco_index.checked_namespace("coco_2-x") == "coco_2-x"
+    for text in ("", "A", "a/b", "a\n", "é", "a" * 41, None, 3):
+        with pytest.raises(ValueError, match="must be 1 to 40"):
+            coco_index.checked_namespace(text)
+
+
+@pytest.mark.parametrize("key", ["id", "image_id"])
+def test_records_that_python_cannot_hold_do_no_harm_to_the_others(tmp_path, key):
+    path = tmp_path / "instances_x.json"
+    deep = "[" * 5000 + "]" * 5000
+    huge = f'{{"id": 3, "image_id": 1, "area": {HUGE}}}'
+    path.write_text(
+        f'{{"images": [{{"id": 1}}, {{"id": {HUGE}}}, {{"id": 2}}], {CATEGORIES}, "annotations": '
+        f'[{{"id": 1, "image_id": 1}}, {huge}, {{"id": 4, "image_id": 1, "x": {deep}}}, {{"id": 5, "image_id": 2}}]}}'
+    )
+    index = index_of(path, key)
+    assert [(b.unit, b.record, b.reason) for b in index.bad] == [
+        ("images", "images[1]", "bad_json"),
+        ("annotations", "annotations[1]", "bad_json"),
+        ("annotations", "annotations[2]", "bad_json"),
+    ]
+    assert index.bad[1].payload == huge
+    assert "annotations[1]: a number has too many digits" in str(index.bad[1])
+    assert (index.images, index.annotations) == (2, 2)
+    index.account.check("index")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
-        ('{"a": 1}', "no COCO file"),
+        ('{"a": 1}', "no COCO file: images, annotations, categories missing; its keys are: a$"),
+        ("{}", "its keys are: none"),
         ('{"images": [', "cut off"),
         ("[]", "JSON object"),
-        ('{"images": [{"id": 1}], "categories": [{"id": "x", "name": "a"}]}', "category number 0"),
+        (f'{{"info": {{}}, {IMAGES}, {CATEGORIES}}}', "annotations missing; its keys are: info, images, categories"),
+        (f'{{{IMAGES}, {CATEGORIES}, "annotations": {{"1": []}}}}', "annotations must be a list; its keys are: images"),
+        (f'{{"annotations": null, {IMAGES}, {CATEGORIES}}}', "annotations must be a list"),
+        (f'{{{CATEGORIES}, "annotations": [], "images": {{"id": 1}}}}', "images must be a list"),
+        (f'{{{IMAGES}, "annotations": [], "categories": {{"7": "sky"}}}}', "categories must be a list"),
+        (f'{{"images": [], "annotations": [], {CATEGORIES}}}', "holds no image"),
+        (f'{{{IMAGES}, "annotations": [], "categories": []}}', "holds no category"),
+        (f'{{{IMAGES}, "annotations": [], "categories": [{HUGE}]}}', r"categories\[0\]: a number has too many digits"),
+        (json.dumps(dict.fromkeys(range(1001), 1)), "more than 1,000 keys"),
+        ('{"images": [{"id": 1}], "categories": [{"id": "x", "name": "a"}]}', r"categories\[0\]"),
         ('{"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "given twice"),
     ],
 )
