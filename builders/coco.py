@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builders import panoptic
-from builders.coco_index import Row, build_index, is_whole, read_index, select
+from builders.coco_index import Row, build_index, checked_namespace, is_whole, read_index, select
 from dataengine import images, masks, tokens
 from dataengine.builder import Context, IndexReport, OptionError, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
@@ -34,7 +34,6 @@ __all__ = ["NAME", "TASKS", "VERSION", "index", "locate", "parse_options", "read
 NAME = "coco"
 VERSION = 1
 TASKS = ("vgdseg", "intseg", "genseg")
-NAMESPACE = r"^[A-Za-z0-9_.-]{1,64}$"
 Variant = Literal["instance", "panoptic", "semantic"]
 NAME_ERRORS = (errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
@@ -60,7 +59,7 @@ class Options(BaseModel):
     max_negatives: int = Field(default=-1, ge=-1, strict=True)
     max_regions: int = Field(default=32, ge=1, strict=True)
     images: Literal["embed", "reference"] = "embed"
-    image_namespace: Annotated[str, Field(pattern=NAMESPACE)] | None = None
+    image_namespace: Annotated[str, AfterValidator(checked_namespace)] | None = None
 
     @field_validator("variants")
     @classmethod
@@ -217,7 +216,7 @@ class RecordError(ReasonError):
     """A record that cannot be used."""
 
 
-def read(context: Context, index: Path, start: int, stop: int) -> Iterator[Outcome]:
+def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Outcome]:
     """See `Builder.read`. Counts images and annotations; panoptic ones also segments."""
     for row in read_index(index, start, stop):
         yield _outcome(context, row)

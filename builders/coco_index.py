@@ -23,6 +23,7 @@ import xxhash
 from dataengine.builder import SourceError
 from dataengine.jsonstream import Record, iter_records, shown
 from dataengine.records import MAX_PAYLOAD, Account, Bad
+from dataengine.store.files import Folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -304,11 +305,11 @@ def _refuse_text(index: Index, name: str, what: tuple[str, int, int], reason: st
     )
 
 
-def read_index(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-    """Rows of an index, memory-mapped, in order."""
+def read_index(index: Folder, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    """Rows of an index file, in order; of a remote one only the parts that hold them are fetched."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as source:
+    with pa.memory_map(str(index.path)) if index.is_local else index.open() as source:
         reader = pa.ipc.open_file(source)
         for number in range(start // ROWS_PER_BATCH, reader.num_record_batches):
             base = number * ROWS_PER_BATCH

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from dataengine.errors import UserError
 from dataengine.records import Account, Bad, Category
 from dataengine.sample import Sample
+from dataengine.store.files import Folder
 
 GROUP = "dataengine.builders"
 
@@ -112,8 +113,12 @@ class Builder(Protocol):
         """Write the index of one split in bounded memory. Raises SourceError."""
         ...
 
-    def read(self, context: Context, index: Path, start: int, stop: int) -> Iterator[Outcome]:
-        """The outcomes of rows `start` to `stop`, in order; a pure function of its arguments and the files."""
+    def read(self, context: Context, index: Folder, start: int, stop: int) -> Iterator[Outcome]:
+        """The outcomes of rows `start` to `stop`, in order; a pure function of its arguments and the files.
+
+        Args:
+            index: the file that `index` wrote, where it stands now: on a local disk or in an object store.
+        """
         ...
 
     def select(self, index: Path, groups: set[str], target: Path) -> int:

@@ -7,6 +7,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from dataengine.errors import ReasonError
+
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 ACCEPTED_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
@@ -14,12 +16,8 @@ MAX_PIXELS = 1 << 26  # a file of half a megabyte can claim more than memory hol
 MAX_SIDE = 65_535  # px, of a JPEG
 
 
-class ImageError(ValueError):
-    """A picture that cannot be used. `reason` is a stable identifier for accounting."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+class ImageError(ReasonError):
+    """A picture that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

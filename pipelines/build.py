@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -195,9 +194,10 @@ def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, pla
         where = str(split.index)
         if not folder.is_local:
             name = f"{INDEX}/{split.index.name}"
-            folder.replace(name, split.index.read_bytes())
+            folder.delete(name)
+            folder.publish(split.index, name)
             where = (folder / name).uri
-        indexes[split.key] = (where, split.report.fingerprint)
+        indexes[split.key] = where
     return Job(
         out=folder.uri,
         builders={split.key: split.spec.builder for split in splits},
@@ -333,9 +333,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     _one_thread()
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
-    outcomes = builder.load(job.builders[key]).read(
-        job.contexts[key], _local_index(*job.indexes[key]), task.start, task.stop
-    )
+    outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
     with out.staging(task.shard) as staged:
         writer = ShardWriter(staged)
         try:
@@ -392,19 +390,6 @@ def _commit(
     fault_point("commit")
     commits.write(out, commit)
     return commit
-
-
-def _local_index(where: str, fingerprint: str) -> Path:
-    """The index as a local file that can be mapped; fetched once a machine where it stands in an object store."""
-    if Folder(where).is_local:
-        return Path(where)
-    target = Path(tempfile.gettempdir()) / f"dataengine-index-{fingerprint}.arrow"
-    if not target.exists():
-        part = target.with_suffix(f".{uuid.uuid4().hex}")
-        with Folder(where).open() as source, part.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-        part.replace(target)
-    return target
 
 
 def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:

@@ -55,12 +55,12 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker needs besides its task."""
+    """What a worker needs besides its task. indexes: where each split's index stands, a path or URI."""
 
     out: str
     builders: Mapping[str, str]
     contexts: Mapping[str, Context]
-    indexes: Mapping[str, tuple[str, str]]
+    indexes: Mapping[str, str]
     prompts: PromptSpec | None
     seed: int
 

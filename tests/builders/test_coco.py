@@ -18,6 +18,7 @@ from dataengine import masks
 from dataengine.builder import Context, OptionError, SourceError
 from dataengine.keyed import keyed
 from dataengine.records import Account
+from dataengine.store.files import Folder
 
 
 def read_all(root: Path, folder: Path, task: str = "vgdseg", files=None, splits=(), seed: int = 0, **options):
@@ -34,7 +35,7 @@ def read_all(root: Path, folder: Path, task: str = "vgdseg", files=None, splits=
         options=parsed,
         seed=seed,
     )
-    return list(coco.read(context, folder / "index.arrow", 0, report.rows)), report
+    return list(coco.read(context, Folder(str(folder / "index.arrow")), 0, report.rows)), report
 
 
 def total(outcomes, report) -> Account:
@@ -213,7 +214,7 @@ def test_a_lost_image_folder_stops(tmp_path, coco_tree):
         seed=0,
     )
     with pytest.raises(SourceError, match="the image folder is gone"):
-        list(coco.read(context, tmp_path / "index.arrow", 0, 1))
+        list(coco.read(context, Folder(str(tmp_path / "index.arrow")), 0, 1))
 
 
 def test_text_that_is_no_unicode_does_no_harm(tmp_path, coco_tree):
@@ -302,7 +303,7 @@ def test_missing_files_are_named(coco_tree, root, files, splits, message):
         ("genseg", {"variants": 5}, "variants: Input should be a valid tuple, not 5"),
         ("genseg", {"variants": "instance"}, "valid tuple, not 'instance'"),
         ("genseg", {"variants": ["panoptic", "panoptic"]}, "named twice"),
-        ("vgdseg", {"image_namespace": "a/../b"}, "image_namespace: String should match"),
+        ("vgdseg", {"image_namespace": "a/../b"}, "image_namespace: Value error"),
         ("vgdseg", {"image_namespace": datetime.date(2020, 1, 1)}, "valid string"),
     ],
 )

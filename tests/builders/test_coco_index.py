@@ -9,6 +9,7 @@ import pytest
 
 from builders import coco_index
 from dataengine.builder import SourceError
+from dataengine.store.files import Folder
 
 HUGE = "9" * 5000  # Python reads numbers of up to 4,300 digits
 IMAGES = '"images": [{"id": 1}]'
@@ -38,10 +39,10 @@ def index_of(path: Path, key: str = "id") -> coco_index.Index:
 
 def test_rows_are_sorted_whatever_the_file_order(tmp_path):
     index = index_of(write(tmp_path, annotations=[annotation(5), annotation(9, 2), annotation(3)]))
-    rows = list(coco_index.read_index(tmp_path / "index.arrow"))
+    rows = list(coco_index.read_index(Folder(str(tmp_path / "index.arrow"))))
     assert [(r.image_id, [json.loads(a)["id"] for a in r.annotations]) for r in rows] == [(1, [3, 5]), (2, [9])]
     assert (index.images, index.annotations, index.bad) == (2, 3, [])
-    assert [r.image_id for r in coco_index.read_index(tmp_path / "index.arrow", 1, 2)] == [2]
+    assert [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "index.arrow")), 1, 2)] == [2]
     again = index_of(write(tmp_path, annotations=[annotation(3), annotation(5), annotation(9, 2)]))
     assert again.fingerprint == index.fingerprint
     assert again.sha256 != index.sha256
@@ -52,11 +53,11 @@ def test_rows_are_sorted_whatever_the_file_order(tmp_path):
 def test_rows_are_the_same_across_batches(tmp_path):
     images = [{"id": n} for n in range(1, 600)]
     index_of(write(tmp_path, images=images, annotations=[annotation(n, n) for n in range(1, 600)]))
-    ids = [r.image_id for r in coco_index.read_index(tmp_path / "index.arrow", 250, 520)]
+    ids = [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "index.arrow")), 250, 520)]
     assert ids == list(range(251, 521))
     wanted = {str(n) for n in range(1, 600, 2)} | {"777", "x"}
     assert coco_index.select(tmp_path / "index.arrow", wanted, tmp_path / "some.arrow") == 300
-    ids = [r.image_id for r in coco_index.read_index(tmp_path / "some.arrow", 250, 270)]
+    ids = [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "some.arrow")), 250, 270)]
     assert ids == list(range(501, 541, 2))
 
 

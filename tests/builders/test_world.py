@@ -22,6 +22,7 @@ from builders.world import STUFF, THINGS, make_scene
 from builders.world_text import captions, references
 from builders.world_tree import TreeSummary, pixel_outlines, write_tree
 from dataengine.keyed import keyed
+from dataengine.store.files import Folder
 
 NUM_IMAGES = 150
 KINDS = {kind.id: kind for kind in (*THINGS, *STUFF)}
@@ -167,7 +168,7 @@ def test_the_reader_takes_every_record(tree: Tree, tmp_path: Path, name: str, ke
     assert index.annotations == len(tree.files[name]["annotations"])
     assert index.licenses["1"][0] == "CC0 1.0"
     assert index.namespace == "shapes-train-0"
-    for row in read_index(tmp_path / "index") if name == "instances" else ():
+    for row in read_index(Folder(str(tmp_path / "index"))) if name == "instances" else ():
         image = tree.images[row.image_id]
         found, bad = objects_of(row, name, image["height"], image["width"], {kind.id for kind in THINGS})
         assert bad == []
