@@ -17,8 +17,8 @@ from dataengine.builder import SourceError
 
 CHUNK = 1 << 23  # bytes read at a time
 MAX_ELEMENT = 1 << 28  # characters of one value
-MAX_DEPTH = 100  # Python's own limit depends on its version and on the caller
 CUT = 16  # characters; a number, word or escape that the end of the window cuts breaks within them
+FOLLOWING = frozenset(" \t\r\n,:]}")  # what ends a number
 DAMAGED = "the file is damaged or cut off"
 TOKEN = re.compile(r'\\.|"|[\[{]+|[\]}]+', re.DOTALL)
 SCALAR_END = re.compile(r"[\s,\]}]")
@@ -126,18 +126,16 @@ class _Window:
             except ValueError:
                 return self._skip("a number has too many digits")
             following = self.text[end : end + 1]
-            if following not in tuple(" \t\r\n,:]}") and self._more():  # a number may go on in the next chunk
+            if following not in FOLLOWING and self._more():  # a number may go on in the next chunk
                 continue
             text = self.text[self.at : end]
-            if text.count("[") + text.count("{") > MAX_DEPTH and _span(text, 0)[1] > MAX_DEPTH:
-                return self._skip("nested too deeply")
             self.at = end
             return value, text, None
 
     def _skip(self, reason: str) -> tuple[None, str, str]:
         """Go behind a value that cannot be held."""
         while True:
-            end, _ = _span(self.text, self.at)
+            end = _end(self.text, self.at)
             if end >= 0:
                 text = self.text[self.at : end]
                 self.at = end
@@ -194,15 +192,12 @@ def _elements(window: _Window, section: str) -> Iterator[Record]:
     window.position = None
 
 
-def _span(text: str, at: int) -> tuple[int, int]:
-    """Where the value at a place ends, or -1 if it is cut off, and how deep it is nested.
-
-    Brackets and quotes are counted, and nothing else is checked.
-    """
+def _end(text: str, at: int) -> int:
+    """Where the value at a place ends, or -1 if it is cut off. Brackets and quotes are counted, no more is checked."""
     if text[at] not in "[{":
         found = SCALAR_END.search(text, at)
-        return found.start() if found else -1, 0
-    depth = deepest = 0
+        return found.start() if found else -1
+    depth = 0
     quoted = False
     for match in TOKEN.finditer(text, at):
         token = match.group()
@@ -212,12 +207,11 @@ def _span(text: str, at: int) -> tuple[int, int]:
             continue
         elif token[0] in "[{":
             depth += len(token)
-            deepest = max(deepest, depth)
         elif len(token) >= depth:
-            return match.start() + depth, deepest
+            return match.start() + depth
         else:
             depth -= len(token)
-    return -1, deepest
+    return -1
 
 
 def shown(key: str) -> str:
