@@ -224,43 +224,51 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _outcome(context: Context, row: Row) -> Outcome:
     name = context.extra["file"]
-    outcome = Outcome(group=str(row.image_id))
     try:
         base = _base(context, name, row)
         if context.options.is_panoptic:
             found, bad = _segments(context, name, row, base)
         else:
             found, bad = objects_of(row, name, base.height, base.width, {c.id for c in context.categories})
+        samples = _samples(context, base, found)
     except RecordError as error:
-        payload = f'{{"image": {row.image}, "annotations": [{", ".join(row.annotations)}]}}'
-        outcome.bad.append(
-            Bad(
-                unit="images",
-                file=name,
-                record=f"image {row.image_id}",
-                group=str(row.image_id),
-                reason=error.reason,
-                message=str(error),
-                payload=payload[:MAX_PAYLOAD],
-            )
-        )
-        left_out = Counter(annotations=len(row.annotations))
-        if context.options.is_panoptic:
-            left_out["segments"] = _num_segments(row)
-        outcome.account = Account(read=Counter(images=1) + left_out)
-        for unit, number in left_out.items():
-            outcome.account.filter(unit, "image_quarantined", number)
-        outcome.account.quarantine(outcome.bad)
-        return outcome
-    outcome.bad = bad
-    outcome.samples = _samples(context, base, found)
-    outcome.account = _account(context, row, found, bad, built=bool(outcome.samples))
-    return outcome
+        return _quarantined(context, name, row, error)
+    except (OSError, MemoryError, SourceError):
+        raise
+    except Exception as error:  # a defect; but this picture's, not the job's
+        return _quarantined(context, name, row, RecordError("internal_error", f"{type(error).__name__}: {error}"))
+    account = _account(context, row, found, bad, built=bool(samples))
+    return Outcome(group=str(row.image_id), samples=samples, bad=bad, account=account)
+
+
+def _quarantined(context: Context, name: str, row: Row, error: RecordError) -> Outcome:
+    """What becomes of a picture that cannot be used; its annotations are counted as left out."""
+    payload = f'{{"image": {row.image}, "annotations": [{", ".join(row.annotations)}]}}'
+    bad = Bad(
+        unit="images",
+        file=name,
+        record=f"image {row.image_id}",
+        group=str(row.image_id),
+        reason=error.reason,
+        message=str(error),
+        payload=payload[:MAX_PAYLOAD],
+    )
+    left_out = Counter(annotations=len(row.annotations))
+    if context.options.is_panoptic:
+        left_out["segments"] = _num_segments(row)
+    account = Account(read=Counter(images=1) + left_out)
+    for unit, number in left_out.items():
+        account.filter(unit, "image_quarantined", number)
+    account.quarantine([bad])
+    return Outcome(group=str(row.image_id), bad=[bad], account=account)
 
 
 def _num_segments(row: Row) -> int:
     """How many segments a panoptic picture states."""
-    infos = json.loads(row.annotations[0]).get("segments_info") if row.annotations else None
+    try:
+        infos = json.loads(row.annotations[0]).get("segments_info") if row.annotations else None
+    except RecursionError:
+        return 0
     return len(infos) if isinstance(infos, list) else 0
 
 
