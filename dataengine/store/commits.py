@@ -14,9 +14,10 @@ from typing import Any
 
 from dataengine.errors import UserError
 from dataengine.records import Account
-from dataengine.store.files import TEMP_SUFFIX, Folder, Stored
+from dataengine.store.files import Folder, Stored, is_temporary
 
 FOLDER = "commits"
+OWN_FOLDERS = ("shards", FOLDER, "quarantine")
 MANIFEST = "manifest.json"
 
 
@@ -121,10 +122,13 @@ def verify_files(out: Folder, commit: Commit) -> None:
 
 
 def remove_temporary_files(out: Folder) -> int:
-    """Delete what a killed process left half written; returns how many files. Only for the owner of the lock."""
-    if not out.is_local:
-        return 0
-    left = [name for name in out.names(recursive=True) if name.endswith(TEMP_SUFFIX)]
+    """Delete what a killed process left half written; returns how many files. Only for the owner of the lock.
+
+    Only names that this package gives, where it gives them: other `*.tmp` may be anybody's.
+    """
+    left = [name for name in out.names() if is_temporary(name)]
+    for folder in OWN_FOLDERS:
+        left += [f"{folder}/{name}" for name in (out / folder).names() if is_temporary(name)]
     for name in left:
         out.delete(name)
     return len(left)

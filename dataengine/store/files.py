@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO
 from dataengine.engine.faults import fault_point
 from dataengine.errors import UserError
 
-TEMP_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{32}\.tmp")
 _CHUNK = 1 << 20
 
 
@@ -154,9 +156,8 @@ class Folder:
     def staging(self, name: str) -> Iterator[Path]:
         """A local path to write a file to before it is published; nothing of it stays behind on an error."""
         if self.is_local:
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path = target.parent / f".{target.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}"
+            path = self.path / temporary_name(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
         else:
             path = Path(tempfile.mkdtemp(prefix="dataengine-")) / Path(name).name
         try:
@@ -194,11 +195,27 @@ class Folder:
         elif self.exists(name):
             self._compare(stored)
         else:
-            system, path = self._remote(name)
-            with staged.open("rb") as source, system.open_output_stream(path) as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
+            with staged.open("rb") as source:
+                self._upload(source, name)
             fault_point("linked")
         return stored
+
+    def _upload(self, source: BinaryIO, name: str) -> None:
+        """Write an object of a store, whole or not at all.
+
+        A stream that is left by an exception is closed, which completes its object with what was written so far. So
+        it is written under a temporary name; the store itself moves what is complete to its own.
+        """
+        system, path = self._remote(name)
+        _, temporary = self._remote(temporary_name(name))
+        try:
+            with system.open_output_stream(temporary) as sink:
+                shutil.copyfileobj(source, sink, _CHUNK)
+            system.move(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                system.delete_file(temporary)
+            raise
 
     def _compare(self, stored: Stored) -> None:
         found = self.sha256(stored.name)
@@ -221,13 +238,22 @@ class Folder:
     def replace(self, name: str, data: bytes) -> None:
         """Write a file that is allowed to change (`status.json`), whole or not at all."""
         if not self.is_local:
-            system, path = self._remote(name)
-            with system.open_output_stream(path) as sink:
-                sink.write(data)
+            self._upload(io.BytesIO(data), name)
             return
         with self.staging(name) as staged:
             staged.write_bytes(data)
             staged.replace(self.path / name)
+
+
+def temporary_name(name: str) -> str:
+    """A fresh name, in the same sub-folder, for what will be called `name` once it is whole."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}.{base}.{uuid.uuid4().hex}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of `temporary_name`, in whatever sub-folder."""
+    return _TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def hash_file(file: BinaryIO) -> str:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dataengine.store import lock
+from dataengine.store import commits, lock
 from dataengine.store.files import Folder, NondeterminismError, StoreError
 from dataengine.store.lock import LockedError, driver_lock
 
@@ -57,6 +57,42 @@ def test_an_error_leaves_nothing_behind(folder):
     with pytest.raises(RuntimeError):
         fail()
     assert folder.names(recursive=True) == []
+
+
+@pytest.mark.parametrize("write", ["publish", "replace"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_an_interrupted_upload_leaves_no_part_of_an_object(s3_bucket, monkeypatch, write, kind):
+    folder = Folder(s3_bucket + f"/{write}-{kind.__name__}")
+    data = bytes(range(256)) * 1000
+
+    def half(source, sink, *_):
+        sink.write(source.read(len(data) // 2))
+        raise kind
+
+    def put() -> None:
+        if write == "publish":
+            folder.write_new("shards/a.bin", data)
+        else:
+            folder.replace("shards/a.bin", data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", half)
+        with pytest.raises(kind):
+            put()
+    assert folder.names(recursive=True) == []
+    put()
+    assert folder.names(recursive=True) == ["shards/a.bin"]
+    assert folder.read("shards/a.bin") == data
+
+
+def test_what_a_killed_upload_left_is_removed(folder):
+    folder.make()
+    theirs = ["notes.tmp", ".vimrc.tmp", f"shards/mine/.a.{'0' * 32}.tmp", f"photos/.a.{'0' * 32}.tmp"]
+    ours = [f".plan.parquet.{'0' * 32}.tmp", *(f"{f}/.a.b.{'f' * 32}.tmp" for f in ("shards", "commits", "quarantine"))]
+    for name in [*theirs, *ours, "shards/a"]:
+        folder.write_new(name, b"1")
+    assert commits.remove_temporary_files(folder) == 4
+    assert folder.names(recursive=True) == sorted([*theirs, "shards/a"])
 
 
 def test_a_filesystem_without_links_is_served(tmp_path, monkeypatch):
