@@ -136,6 +136,20 @@ class Folder:
         infos = system.get_file_info(selector)
         return sorted(info.path[len(path) :].lstrip("/") for info in infos if info.type == pyarrow.fs.FileType.File)
 
+    def times(self) -> dict[str, float | None]:
+        """When each file of the folder was written: seconds since 1970 by the store's clock, or None."""
+        if self.is_local:
+            return {name: (self.path / name).stat().st_mtime for name in self.names()}
+        import pyarrow.fs
+
+        system, path = self._remote()
+        infos = system.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        return {
+            info.base_name: None if info.mtime_ns is None else info.mtime_ns / 1e9
+            for info in infos
+            if info.type == pyarrow.fs.FileType.File
+        }
+
     def delete(self, name: str) -> None:
         if self.is_local:
             (self.path / name).unlink(missing_ok=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dataengine.errors import UserError
-from dataengine.store.files import Folder, StoreError
+from dataengine.store.files import Folder, StoreError, is_temporary
 
 NAME = ".lock"
 REMOTE = "locks"
@@ -26,10 +28,11 @@ class LockedError(UserError):
 
 @contextmanager
 def driver_lock(out: Folder) -> Iterator[Callable[[], None]]:
-    """Hold an output folder. Yields a function to be called now and then, which keeps a remote lock alive.
+    """Hold an output folder. Yields a function to be called now and then, which raises LockedError if it is lost.
 
     A local lock ends with its process, however it dies. In an object store, which has no locks, each driver writes an
-    object of its own and then looks for others; one that was not renewed for two minutes is taken for dead.
+    object of its own and then looks for others; one that was not renewed for two minutes is taken for dead. A thread
+    renews it while the context is open.
 
     Raises:
         LockedError: the message says who holds it, as far as known.
@@ -77,32 +80,89 @@ def _flock(out: Folder) -> Iterator[None]:
 
 @contextmanager
 def _objects(out: Folder) -> Iterator[Callable[[], None]]:
-    locks = out / REMOTE
-    mine = f"{uuid.uuid4().hex}.json"
-    last = 0.0
-
-    def renew() -> None:
-        nonlocal last
-        if time.time() - last > STALE_S / 4:
-            locks.replace(mine, _who())
-            last = time.time()
-
-    renew()
+    beat = _Heartbeat(out)
     try:
-        now = time.time()
-        for name in locks.names():
-            if name == mine:
-                continue
-            try:
-                holder = json.loads(locks.read(name))
-                alive = now - float(holder["since"]) < STALE_S
-            except FileNotFoundError:
-                continue
-            except (ValueError, KeyError, TypeError):
-                holder, alive = {}, False
-            if alive:
-                raise LockedError(f"{out.uri}: another build is writing here ({holder}); wait for it to end")
-            locks.delete(name)
-        yield renew
+        beat.write()
+        beat.refuse_others()
+        beat.start()
+        yield beat.check
     finally:
-        locks.delete(mine)
+        beat.stop()
+
+
+class _Heartbeat:
+    """A driver's lock object, which a thread keeps young until it is stopped or somebody took the object away."""
+
+    def __init__(self, out: Folder) -> None:
+        self._out, self._locks = out, out / REMOTE
+        self._mine = f"{uuid.uuid4().hex}.json"
+        self._written = 0.0
+        self._lost = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dataengine-lock", daemon=True)
+
+    def write(self) -> None:
+        self._locks.replace(self._mine, _who())
+        self._written = time.time()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._locks.delete(self._mine)
+
+    def refuse_others(self) -> None:
+        """Remove the locks of the dead.
+
+        Raises:
+            LockedError: somebody else is alive.
+        """
+        ages = self._ages()
+        for name in sorted(ages.keys() - {self._mine}):
+            if ages[name] >= STALE_S:
+                self._locks.delete(name)
+            elif not is_temporary(name):
+                holder = self._holder(name)
+                raise LockedError(f"{self._out.uri}: another build is writing here ({holder}); wait for it to end")
+
+    def check(self) -> None:
+        """Raise LockedError if somebody else took this output over, as happens to one that did not run for minutes."""
+        if self._lost or not self._locks.exists(self._mine):
+            self._lost = True
+            raise LockedError(
+                f"{self._out.uri}: this build did not run for {STALE_S:.0f} s or more, and another one took over; "
+                "what is committed stays"
+            )
+
+    def _run(self) -> None:
+        while not self._stopped.wait(STALE_S / 8):
+            # an object store that fails for a while is tried again; `check` tells the driver what came of it
+            with contextlib.suppress(OSError, LockedError):
+                self.check()
+                late = time.time() - self._written >= STALE_S
+                self.write()
+                if late and len(self._ages()) > 1:  # somebody may have taken over between the check and the writing
+                    self._lost = True
+            if self._lost:
+                return
+
+    def _ages(self) -> dict[str, float]:
+        """Seconds since each lock object was written: by the store's clock if it has one, else by the drivers' own."""
+        times = self._locks.times()
+        now = times.get(self._mine) or time.time()
+        return {name: now - (self._since(name) if at is None else at) for name, at in times.items()}
+
+    def _since(self, name: str) -> float:
+        try:
+            return float(json.loads(self._locks.read(name))["since"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def _holder(self, name: str) -> str:
+        try:
+            return self._locks.read(name).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return "which has just ended"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -119,12 +122,83 @@ def test_one_driver_at_a_time(folder):
     assert folder.names(recursive=True) == []
 
 
-def test_a_dead_remote_driver_is_passed_over(s3_bucket, monkeypatch):
+def age(folder: Folder, name: str, seconds: float) -> None:
+    """Make an object of the test's S3 server older."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    bucket, _, path = folder.uri.removeprefix("s3://").partition("/")
+    key = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys[f"{path}/{name}"]
+    key.last_modified -= datetime.timedelta(seconds=seconds)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_dead_remote_driver_is_passed_over(s3_bucket):
     out = Folder(s3_bucket + "/dead")
-    (out / lock.REMOTE).replace("old.json", json.dumps({"since": time.time() - 2 * lock.STALE_S}).encode())
-    (out / lock.REMOTE).replace("odd.json", b"what")
+    for name in ("old.json", "odd.json", f".old.json.{'0' * 32}.tmp"):
+        (out / lock.REMOTE).replace(name, b"what")
+        age(out / lock.REMOTE, name, 2 * lock.STALE_S)
     with driver_lock(out):
         assert len((out / lock.REMOTE).names()) == 1
+
+
+def test_the_age_of_a_remote_lock_is_the_stores(s3_bucket):
+    out = Folder(s3_bucket + "/clocks")
+    (out / lock.REMOTE).replace("slow.json", json.dumps({"since": time.time() - 2 * lock.STALE_S}).encode())
+    with pytest.raises(LockedError, match="another build is writing here"), driver_lock(out):
+        pass
+    assert (out / lock.REMOTE).names() == ["slow.json"]
+
+
+def test_a_store_without_times_has_the_drivers(tmp_path):
+    out = Folder(f"memory://{tmp_path.name}/times")
+    (out / lock.REMOTE).replace("old.json", json.dumps({"since": time.time() - 2 * lock.STALE_S}).encode())
+    with driver_lock(out), pytest.raises(LockedError), driver_lock(out):
+        pass
+
+
+def test_a_remote_lock_is_renewed_while_its_driver_is_busy(s3_bucket, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_S", 1.0)
+    out = Folder(s3_bucket + "/busy")
+    with driver_lock(out) as check:
+        (name,) = (out / lock.REMOTE).names()
+        for _ in range(2):
+            age(out / lock.REMOTE, name, 3600)
+            until(lambda: time.time() - (out / lock.REMOTE).times()[name] < 60)
+        check()
+    assert (out / lock.REMOTE).names() == []
+
+
+def test_a_driver_whose_lock_was_taken_over_stops(s3_bucket):
+    out = Folder(s3_bucket + "/taken")
+    with driver_lock(out) as check:
+        check()
+        (name,) = (out / lock.REMOTE).names()
+        age(out / lock.REMOTE, name, 2 * lock.STALE_S)
+        with driver_lock(out) as other:
+            with pytest.raises(LockedError, match="another one took over"):
+                check()
+            other()
+        with pytest.raises(LockedError):
+            check()
+
+
+def test_a_lock_that_was_taken_over_is_not_written_again(s3_bucket, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_S", 1.0)
+    out = Folder(s3_bucket + "/again")
+    with driver_lock(out) as check:
+        (out / lock.REMOTE).delete((out / lock.REMOTE).names()[0])
+        until(lambda: not any(thread.name == "dataengine-lock" for thread in threading.enumerate()))
+        assert (out / lock.REMOTE).names() == []
+        with pytest.raises(LockedError):
+            check()
 
 
 def test_an_unknown_scheme_is_refused():
