@@ -112,6 +112,29 @@ def measure_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int, int
 
 
 @_compiled
+def measure_codes(codes: np.ndarray, ends: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`measure_runs` of many masks of one canvas at once.
+
+    Args:
+        codes: (n,) uint8, the masks' compressed counts one after the other. ends: (k,) int64, where each of them ends.
+    Returns:
+        (k, 5) int64; area, x0, y0, x1, y1. The area of what is no mask of that canvas is -1.
+    """
+    figures = np.zeros((ends.size, 5), dtype=np.int64)
+    pixels = height * width
+    runs = np.empty(codes.size, dtype=np.int64)
+    start = 0
+    for index in range(ends.size):
+        number = runs_from_code(codes[start : ends[index]], pixels, runs)
+        start = ends[index]
+        if number <= 0 or runs[:number].sum() != pixels:
+            figures[index, 0] = -1
+            continue
+        figures[index] = measure_runs(runs[:number], height)
+    return figures
+
+
+@_compiled
 def fill_runs(runs: np.ndarray, height: int, x0: int, y0: int, columns: np.ndarray) -> None:
     """Set the pixels of runs on a crop that holds them all. columns: (w, h) bool, zeros; x0, y0: its corner, px."""
     h = columns.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,16 @@ MASK[2:5, 3:9] = True
 RLE = masks.encode(MASK)
 POINT = values.Prompt(kind="point", profile="strict", version=1, status="ok", points=(4.5, 3.5), parts=(1,))
 THING = values.Object(rle=RLE, bbox=(3, 2, 6, 3), area=18, category_id=7, annotation_id="70", prompts=(POINT,))
+REFERENCE = values.Reference(
+    image=values.Image(bytes=b"y", path="b.jpg"),
+    image_key="s/2",
+    annotation_id="80",
+    category_id=7,
+    height=10,
+    width=12,
+    rle=RLE,
+    prompts=(POINT,),
+)
 QUESTION = "<image>\nSegment <p><region></p>, <p>cat</p>."
 GOOD = values.Sample(
     sample_id="s/1",
@@ -56,8 +67,50 @@ def with_texts(*texts):
     return {"turns": tuple(replace(turn, text=text) for turn, text in zip(GOOD.turns, texts, strict=True))}
 
 
-def test_a_good_sample_passes():
-    check(GOOD)
+def with_prompt(**changes):
+    return with_object(prompts=(replace(POINT, **changes),))
+
+
+def with_question(text, shift):
+    """Another question, and the conditions' spans shifted with it."""
+    moved = (replace(c, start=c.start + shift, end=c.end + shift) for c in GOOD.conditions)
+    return with_texts(text, GOOD.turns[1].text) | {"conditions": tuple(moved)}
+
+
+CHAT = {
+    "task": "chat",
+    "objects": (),
+    "conditions": (),
+    "turns": (
+        values.Turn(role="user", text="Hello", supervised=False),
+        values.Turn(role="assistant", text="Yes?", supervised=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="as it is"),
+        pytest.param({"references": (REFERENCE,)}, id="with a reference"),
+        pytest.param(with_first(objects=(), exemplar=-1, reference=0) | {"references": (REFERENCE,)},
+                     id="a category shown in another picture, absent here"),
+        pytest.param(with_prompt(kind="mask", points=(), parts=(), rle=RLE), id="a mask prompt"),
+        pytest.param(with_prompt(kind="box", points=(0, 0, 12, 10), parts=(2,)), id="a box as large as the picture"),
+        pytest.param(CHAT | {"image": None}, id="chat without a picture"),
+        pytest.param(CHAT | {"image": None, "height": 0, "width": 0}, id="chat without a size"),
+    ],
+)  # fmt: skip
+def test_a_good_sample_passes(changes):
+    check(replace(GOOD, **changes))
+
+
+def test_the_error_survives_a_process_border():
+    error = InvariantError("s/1", "area", "object 0: area 1 stated, 2 in the mask")
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is InvariantError
+    assert (str(back), back.reason, back.sample_id) == (str(error), "area", "s/1")
+    assert str(back) == "s/1: object 0: area 1 stated, 2 in the mask"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +142,38 @@ def test_a_good_sample_passes():
                      | {"conditions": (replace(FIRST, start=23, end=38), replace(SECOND, start=40, end=50))},
                      id="two images"),
         pytest.param("image_marker", {"image": None}, id="marker without image"),
+        pytest.param("image_marker", with_question(QUESTION.removeprefix("<image>\n"), -8), id="image without marker"),
+        pytest.param("image_marker", with_question(QUESTION.replace("\n", " "), 0), id="marker without newline"),
+        pytest.param("image_marker", with_question("Look: " + QUESTION, 6), id="marker inside the question"),
+        pytest.param("role", {"turns": (replace(GOOD.turns[0], role="system"), GOOD.turns[1])}, id="a system turn"),
+        pytest.param("condition_kind", {"conditions": (FIRST, replace(SECOND, kind="word"))}, id="unknown condition"),
+        pytest.param("exemplar", with_first(objects=()), id="exemplar is not to be segmented"),
+        pytest.param("region_prompt", {"conditions": (FIRST, replace(SECOND, exemplar=-70000))}, id="index under -1"),
+        pytest.param("prompt_kind", with_prompt(kind="wink"), id="unknown prompt kind"),
+        pytest.param("prompt_profile", with_prompt(profile="lax"), id="unknown profile"),
+        pytest.param("prompt_status", with_prompt(status="foo"), id="unknown status"),
+        pytest.param("prompt_points", with_prompt(points=(1e9, float("nan"))), id="point far outside and nan"),
+        pytest.param("prompt_points", with_prompt(points=(4.5, float("nan"))), id="nan after a good number"),
+        pytest.param("prompt_points", with_prompt(points=(float("nan"), 4.5)), id="nan before a good number"),
+        pytest.param("prompt_points", with_prompt(points=(10.5, 11.5)), id="y and x swapped"),
+        pytest.param("prompt_points", with_prompt(points=(-0.5, 3.5)), id="left of the picture"),
+        pytest.param("prompt_points", with_prompt(points=(4.5, 3.5, 5.5)), id="half a point"),
+        pytest.param("prompt_points", with_prompt(parts=(1, 1)), id="parts of more points"),
+        pytest.param("prompt_range", with_prompt(version=40000), id="version beyond 16 bits"),
+        pytest.param("prompt_range", with_prompt(inside=float("nan")), id="share is nan"),
+        pytest.param("prompt_range", with_prompt(other=1.5), id="share above one"),
+        pytest.param("prompt_range", with_prompt(radius=float("inf")), id="endless radius"),
+        pytest.param("prompt_rle", with_prompt(kind="mask", points=(), parts=(), rle=b"\xff"), id="malformed prompt"),
+        pytest.param("prompt_rle", with_prompt(kind="mask", points=(), parts=(), rle=b"h3"), id="empty mask prompt"),
+        pytest.param("range", with_first(category_id=2**31), id="category beyond 32 bits"),
+        pytest.param("range", with_object(category_id=-(2**31) - 1), id="object's category beyond 32 bits"),
+        pytest.param("range", {"objects": (THING,) * 32768}, id="more objects than indices"),
+        pytest.param("range", {"height": -1}, id="negative height"),
+        pytest.param("rle", {"references": (REFERENCE, replace(REFERENCE, rle=b"1"))}, id="malformed reference"),
+        pytest.param("prompt_points", {"references": (replace(REFERENCE, prompts=(replace(POINT, points=(13, 1)),)),)},
+                     id="reference's prompt outside"),
+        pytest.param("prompt_status", {"references": (replace(REFERENCE, prompts=(replace(POINT, status=""),)),)},
+                     id="reference's prompt status"),
     ],
 )  # fmt: skip
 def test_each_invariant_is_enforced(reason, changes):
