@@ -19,6 +19,7 @@ from dataengine.store.files import Folder, Stored, is_temporary
 FOLDER = "commits"
 OWN_FOLDERS = ("shards", FOLDER, "quarantine")
 MANIFEST = "manifest.json"
+PLAN = "plan.parquet"
 
 
 class DatasetError(UserError):
@@ -114,11 +115,20 @@ def verify_files(out: Folder, commit: Commit) -> None:
         DatasetError: one is missing or differs.
     """
     for stored in commit.files():
-        kind = out.kind(stored.name)
-        if kind != "file":
-            raise DatasetError(f"{out.uri}: {stored.name} is missing, but task {commit.task_id} committed it")
-        if out.size(stored.name) != stored.bytes or out.sha256(stored.name) != stored.sha256:
-            raise DatasetError(f"{out.uri}: {stored.name} is not the file that task {commit.task_id} committed")
+        verify_file(out, commit, stored)
+
+
+def verify_file(out: Folder, commit: Commit, stored: Stored) -> None:
+    """Check that one file of a commit is what it says.
+
+    Raises:
+        DatasetError: it is missing or differs.
+    """
+    kind = out.kind(stored.name)
+    if kind != "file":
+        raise DatasetError(f"{out.uri}: {stored.name} is missing, but task {commit.task_id} committed it")
+    if out.size(stored.name) != stored.bytes or out.sha256(stored.name) != stored.sha256:
+        raise DatasetError(f"{out.uri}: {stored.name} is not the file that task {commit.task_id} committed")
 
 
 def remove_temporary_files(out: Folder) -> int:
@@ -197,7 +207,7 @@ def read_manifest(out: Folder) -> dict[str, Any]:
     try:
         data = out.read(MANIFEST)
     except FileNotFoundError:
-        what = "its build is not finished; run it again with --resume" if out.exists("plan.parquet") else "no dataset"
+        what = "its build is not finished; run it again with --resume" if out.exists(PLAN) else "no dataset"
         raise DatasetError(f"{out.uri}: {MANIFEST} is missing: {what}") from None
     try:
         manifest: dict[str, Any] = json.loads(data)

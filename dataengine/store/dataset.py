@@ -119,11 +119,23 @@ def validate(uri: str) -> Findings:
     """
     dataset = open_dataset(uri)
     findings = Findings()
-    done = _check_commits(dataset, findings)
+    _check_plan(dataset, findings)
+    done, unreadable = _check_commits(dataset, findings)
+    damaged = _check_committed_files(dataset, done, findings)
     seen: set[bytes] = set()
     counts: dict[str, int] = {}
     for shard in dataset.manifest["shards"]:
-        _check_shard(dataset, shard, findings, seen, counts)
+        if shard["name"] not in damaged:
+            _check_shard(dataset, shard, findings, seen, counts)
+    if not damaged:  # of which nothing can be counted
+        _check_counts(dataset, counts, findings)
+    if not unreadable:
+        _check_accounts(dataset, done, damaged, findings)
+    _check_files(dataset, done, findings)
+    return findings
+
+
+def _check_counts(dataset: Dataset, counts: dict[str, int], findings: Findings) -> None:
     stated = dataset.manifest["counts"]
     expected = {"samples": stated["samples"], "objects": stated["objects"]}
     expected |= {f"task {task}": number for task, number in stated["tasks"].items()}
@@ -131,27 +143,70 @@ def validate(uri: str) -> Findings:
     for key in sorted({*expected, *counts}):
         if expected.get(key, 0) != counts.get(key, 0):
             findings.add(f"the manifest counts {expected.get(key, 0)} {key}, the shards hold {counts.get(key, 0)}")
-    _check_accounts(dataset, done, findings)
-    _check_files(dataset, done, findings)
-    return findings
 
 
-def _check_commits(dataset: Dataset, findings: Findings) -> list[Commit]:
-    done = []
-    for name in dataset.folder.names(recursive=True):
-        if name.startswith(f"{commits.FOLDER}/"):
-            try:
-                commit = commits.read(dataset.folder, name.removeprefix(f"{commits.FOLDER}/").removesuffix(".json"))
-                if commit is not None:
-                    commits.verify_files(dataset.folder, commit)
-                    done.append(commit)
-            except DatasetError as error:
-                findings.add(str(error))
-    listed = {shard["name"] for shard in dataset.manifest["shards"]}
+def _check_plan(dataset: Dataset, findings: Findings) -> None:
+    """Check that the plan is the manifest's, and that each of its tasks, and nothing else, is committed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with dataset.folder.open(commits.PLAN) as file:
+            table = pq.read_table(file)
+        tasks = table.column("task_id").to_pylist()
+    except FileNotFoundError:
+        findings.add(f"{commits.PLAN} is missing")
+        return
+    except (OSError, pa.ArrowException, KeyError) as error:
+        findings.add(f"{commits.PLAN}: cannot be read: {error}")
+        return
+    stated = (table.schema.metadata or {}).get(b"dataengine.plan", b"").decode("ascii", "replace")
+    if stated != dataset.manifest["plan"]:
+        findings.add(f"{commits.PLAN}: is the plan {stated or 'of nothing'}, not the manifest's")
+        return
+    committed = _committed_tasks(dataset.folder)
+    for task in sorted(set(tasks) - set(committed)):
+        findings.add(f"{commits.name_of(task)} is missing, but the task is planned")
+    for task in sorted(set(committed) - set(tasks)):
+        findings.add(f"{commits.name_of(task)} is of a task that is not planned")
+
+
+def _committed_tasks(folder: Folder) -> list[str]:
+    """Ids of the tasks that have a commit record, damaged or not."""
+    names = (folder / commits.FOLDER).names()
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def _check_commits(dataset: Dataset, findings: Findings) -> tuple[list[Commit], set[str]]:
+    """The commits that can be read, whatever became of their files; and the tasks of those that cannot."""
+    done, unreadable = [], set()
+    for task in _committed_tasks(dataset.folder):
+        try:
+            commit = commits.read(dataset.folder, task)
+        except DatasetError as error:
+            findings.add(str(error))
+            unreadable.add(task)
+            continue
+        if commit is not None:
+            done.append(commit)
+    listed = {shard["name"] for shard in dataset.manifest["shards"] if shard["task_id"] not in unreadable}
     committed = {commit.shard.name for commit in done if commit.shard is not None}
     for name in sorted(listed ^ committed):
         findings.add(f"{name} is {'in the manifest but not committed' if name in listed else 'not in the manifest'}")
-    return done
+    return done, unreadable
+
+
+def _check_committed_files(dataset: Dataset, done: list[Commit], findings: Findings) -> set[str]:
+    """Names of the committed files that are missing or changed; each is one finding."""
+    damaged = set()
+    for commit in done:
+        for stored in commit.files():
+            try:
+                commits.verify_file(dataset.folder, commit, stored)
+            except DatasetError as error:
+                findings.add(str(error))
+                damaged.add(stored.name)
+    return damaged
 
 
 def _check_shard(
@@ -204,7 +259,7 @@ def _count(sample: Sample, counts: dict[str, int]) -> None:
     counts["objects"] = counts.get("objects", 0) + len(sample.objects)
 
 
-def _check_accounts(dataset: Dataset, done: list[Commit], findings: Findings) -> None:
+def _check_accounts(dataset: Dataset, done: list[Commit], damaged: set[str], findings: Findings) -> None:
     total = Account()
     for commit in done:
         total.add(commit.account)
@@ -214,15 +269,18 @@ def _check_accounts(dataset: Dataset, done: list[Commit], findings: Findings) ->
         total.check("all commits")
     except AssertionError as error:
         findings.add(str(error))
+    if any(entry["name"] in damaged for entry in dataset.manifest["quarantine"]):
+        return
     held = sum(1 for _ in dataset.quarantined())
     if held != total.num_quarantined():
         findings.add(f"{total.num_quarantined()} records are counted as quarantined, the quarantine holds {held}")
 
 
 def _check_files(dataset: Dataset, done: list[Commit], findings: Findings) -> None:
-    known = {commits.MANIFEST, "plan.parquet", "status.json", "README.md", "report.html"}
-    known |= {commits.name_of(commit.task_id) for commit in done}
+    known = {commits.MANIFEST, commits.PLAN, "status.json", "README.md", "report.html"}
+    known |= {commits.name_of(task) for task in _committed_tasks(dataset.folder)}
     known |= {stored.name for commit in done for stored in commit.files()}
+    known |= {entry["name"] for kind in ("shards", "quarantine") for entry in dataset.manifest[kind]}
     for name in dataset.folder.names(recursive=True):
         if name not in known:
             findings.add(f"{name} belongs to nothing")
