@@ -150,6 +150,20 @@ class Folder:
             if info.type == pyarrow.fs.FileType.File
         }
 
+    def entries(self) -> list[str]:
+        """Names of what stands in the folder, sorted; sub-folders end with a slash. Empty where it does not exist.
+
+        In an object store a sub-folder is whatever keys have in common up to a slash.
+        """
+        if self.is_local:
+            found = self.path.iterdir() if self.path.is_dir() else ()
+            return sorted(p.name + ("/" if p.is_dir() else "") for p in found)
+        import pyarrow.fs
+
+        system, path = self._remote()
+        infos = system.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name + ("" if info.type == pyarrow.fs.FileType.File else "/") for info in infos)
+
     def delete(self, name: str) -> None:
         if self.is_local:
             (self.path / name).unlink(missing_ok=True)
@@ -168,14 +182,19 @@ class Folder:
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
-        """A local path to write a file to before it is published; nothing of it stays behind on an error."""
+        """A local path to write a file to before it is published; nothing of it stays behind on an error.
+
+        Raises:
+            StoreError: the disk is full, with the name of what was to be written, which the system leaves out.
+        """
         if self.is_local:
             path = self.path / temporary_name(name)
             path.parent.mkdir(parents=True, exist_ok=True)
         else:
             path = Path(tempfile.mkdtemp(prefix="dataengine-")) / Path(name).name
         try:
-            yield path
+            with _naming(self.path / name if self.is_local else path):
+                yield path
         finally:
             path.unlink(missing_ok=True)
             if not self.is_local:
@@ -191,8 +210,9 @@ class Folder:
         """
         stored = Stored(name=name, bytes=staged.stat().st_size, sha256=_sha256(staged))
         if self.is_local:
-            _sync(staged)
-            fault_point("staged")
+            with _naming(self.path / name):
+                _sync(staged)
+                fault_point("staged")
             try:
                 os.link(staged, self.path / name)
             except FileExistsError:
@@ -281,6 +301,19 @@ def hash_file(file: BinaryIO) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hash_file(file)
+
+
+@contextmanager
+def _naming(place: Path) -> Iterator[None]:
+    """Name the file in errors of a disk that takes no more: those of `write` do not say which file it was."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise StoreError(error.errno, os.strerror(error.errno), str(place)) from error
 
 
 def _sync(path: Path) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
+import pickle
+import re
+import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dataengine.store import commits, lock
@@ -47,6 +56,74 @@ def test_files_come_and_go(folder):
     folder.delete("s.json")
     with pytest.raises(FileNotFoundError):
         folder.read("s.json")
+
+
+def test_sub_folders_are_entries_too(folder):
+    assert folder.entries() == []
+    folder.make()
+    assert folder.entries() == []
+    for name in ("b.txt", "a.txt", "photos/2024/x.jpg", "photos/y.jpg"):
+        folder.write_new(name, b"1")
+    assert folder.entries() == ["a.txt", "b.txt", "photos/"]
+    assert (folder / "photos").entries() == ["2024/", "y.jpg"]
+
+
+def test_an_empty_sub_folder_is_an_entry(tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert Folder(str(tmp_path)).entries() == ["photos/"]
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Files cannot grow beyond a size in bytes, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write", ["write_new", "replace"])
+def test_a_full_disk_is_named(tmp_path, write):
+    folder = Folder(str(tmp_path))
+    with pytest.raises(StoreError, match=r"File too large: '.*/shards/a\.bin'$") as caught, no_file_above(1000):
+        getattr(folder, write)("shards/a.bin", b"x" * 5000)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "shards" / "a.bin"))
+    assert folder.names(recursive=True) == []
+    back = pickle.loads(pickle.dumps(caught.value))
+    assert (type(back), str(back), back.filename) == (StoreError, str(caught.value), caught.value.filename)
+
+
+def test_a_full_disk_is_named_when_arrow_writes(tmp_path):
+    folder = Folder(str(tmp_path))
+    table = pa.table({"a": np.random.default_rng(0).random(5000)})
+
+    def write() -> None:
+        with folder.staging("shards/a.parquet") as staged:
+            pq.write_table(table, staged)
+
+    with pytest.raises(StoreError, match=r"/shards/a\.parquet'$"), no_file_above(1000):
+        write()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_when_files_are_synced(tmp_path, monkeypatch, number):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(StoreError, match=re.escape(f"{os.strerror(number)}: '{tmp_path / 'a.bin'}'")):
+        Folder(str(tmp_path)).write_new("a.bin", b"x")
+
+
+def test_errors_of_other_places_are_left_alone(tmp_path):
+    def fail() -> None:
+        with Folder(str(tmp_path)).staging("a.bin"):
+            (tmp_path / "source.jpg").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"source\.jpg"):
+        fail()
 
 
 def test_an_error_leaves_nothing_behind(folder):
