@@ -245,6 +245,7 @@ class Folder:
         try:
             with system.open_output_stream(temporary) as sink:
                 shutil.copyfileobj(source, sink, _CHUNK)
+            fault_point("uploaded")
             system.move(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -9,10 +9,14 @@ import os
 import pickle
 import re
 import resource
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +167,22 @@ def test_an_interrupted_upload_leaves_no_part_of_an_object(s3_bucket, monkeypatc
     put()
     assert folder.names(recursive=True) == ["shards/a.bin"]
     assert folder.read("shards/a.bin") == data
+
+
+def test_a_killed_upload_leaves_nothing_under_its_name(s3_bucket):
+    folder = Folder(s3_bucket + "/killed")
+    killed = subprocess.run(
+        [sys.executable, "-c", "import sys; from dataengine.store.files import Folder; "
+         "Folder(sys.argv[1]).write_new('shards/a.bin', b'hello')", folder.uri],
+        env={**os.environ, "DATAENGINE_FAULT": "uploaded:kill"},
+        cwd=Path(__file__).parents[3],
+        check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert folder.kind("shards/a.bin") is None
+    assert commits.remove_temporary_files(folder) == 1
+    folder.write_new("shards/a.bin", b"hello")
+    assert folder.names(recursive=True) == ["shards/a.bin"]
 
 
 def test_what_a_killed_upload_left_is_removed(folder):
