@@ -128,9 +128,11 @@ def _splits(root: Folder, kind: str, wanted: Sequence[str]) -> list[str]:
 def _part(root: str | None, files: Mapping[str, str], split: str, kind: str, roles: Sequence[str]) -> Part:
     candidates = {
         "annotations": [f"annotations/{kind}_{split}.json"],
-        "images": [split, f"images/{split}", "images"],
+        "images": [split, f"images/{split}"],
         "segments": [f"annotations/panoptic_{split}", f"panoptic_{split}"],
     }
+    if root is not None and "images" in roles and not any(e.endswith("/") for e in (Folder(root) / "images").entries()):
+        candidates["images"].append("images")  # of all splits; unless it has a folder for each
     found = {}
     for role in roles:
         wanted = "file" if role == "annotations" else "folder"

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 
 from dataengine import kernels, masks, tokens
+from dataengine.errors import ReasonError
 from dataengine.sample import (
     PROFILES,
     PROMPT_KINDS,
@@ -28,12 +29,13 @@ INT16_MAX, INT32_MAX = 2**15 - 1, 2**31 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class InvariantError(ValueError):
+class InvariantError(ReasonError):
     """A sample whose links do not hold. `reason` names the invariant, the message the sample."""
 
     def __init__(self, sample_id: str, reason: str, message: str) -> None:
-        super().__init__(sample_id, reason, message)
-        self.sample_id, self.reason, self.message = sample_id, reason, message
+        super().__init__(reason, message)
+        self.args = (sample_id, reason, message)  # what it is made of again when it is unpickled
+        self.sample_id, self.message = sample_id, message
 
     def __str__(self) -> str:
         return f"{self.sample_id}: {self.message}"
@@ -47,7 +49,6 @@ def check(sample: Sample) -> None:
     Raises:
         InvariantError: the first invariant that does not hold.
     """
-
     if sample.task not in TASKS:
         raise InvariantError(sample.sample_id, "task", f"{sample.task!r} is no task")
     _check_ranges(sample)

@@ -21,7 +21,7 @@ from dataengine.records import Account, Bad
 from dataengine.sample import Sample
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit
-from dataengine.store.files import Folder, Stored
+from dataengine.store.files import Folder, Stored, is_temporary
 from dataengine.store.lock import driver_lock
 from dataengine.store.shards import ShardWriter
 from pipelines import plan as planning
@@ -114,14 +114,15 @@ def run(
 
 def refuse_foreign(folder: Folder, resume: bool) -> None:
     """Raise ResumeError where the output holds something that must not be written over."""
-    there = [name for name in folder.names() if name not in ("status.json", ".lock")]
+    ours = ("status.json", ".lock", "locks/", f"{INDEX}/")
+    there = [name for name in folder.entries() if name not in ours and not is_temporary(name)]
     if commits.MANIFEST in there and not resume:
         raise ResumeError(f"{folder.uri}: a finished dataset stands here; choose another --out")
     if planning.PLAN in there and not resume:
         raise ResumeError(
             f"{folder.uri}: an unfinished build stands here; add --resume to go on, or choose another --out"
         )
-    if there and planning.PLAN not in there and not all(name.endswith(".tmp") for name in there):
+    if there and planning.PLAN not in there:
         raise ResumeError(f"{folder.uri}: not empty, and no build of ours ({there[0]}); choose another --out")
 
 

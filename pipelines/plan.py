@@ -12,11 +12,9 @@ import dataengine
 from dataengine import builder, conversation, keyed
 from dataengine.builder import Context, IndexReport, Part
 from dataengine.sample import FORMAT_VERSION
-from dataengine.store.commits import DatasetError
+from dataengine.store.commits import PLAN, DatasetError
 from pipelines import prompting
 from pipelines.recipe import PromptSpec, Recipe, SourceSpec
-
-PLAN = "plan.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,9 +45,9 @@ class Dataset:
             with self.folder.open(entry["name"]) as file:
                 shard = pq.ParquetFile(file)
                 for group in range(shard.num_row_groups):
-                    ids = shard.read_row_group(group, columns=["sample_id"]).column(0).to_pylist()
+                    ids = shard.read_row_group(group, columns=["sample_id"], use_threads=False).column(0).to_pylist()
                     if sample_id in ids:
-                        rows = shard.read_row_group(group).slice(ids.index(sample_id), 1).to_pylist()
+                        rows = shard.read_row_group(group, use_threads=False).slice(ids.index(sample_id), 1).to_pylist()
                         return from_row(rows[0])
         raise DatasetError(f"{self.folder.uri}: no sample {sample_id!r}")
 
@@ -76,7 +76,8 @@ class Dataset:
                     last = first + shard.metadata.row_group(group).num_rows
                     inside = [row - first for row in wanted if first <= row < last]
                     if inside:
-                        found += [from_row(row) for row in shard.read_row_group(group).take(inside).to_pylist()]
+                        table = shard.read_row_group(group, use_threads=False).take(inside)
+                        found += [from_row(row) for row in table.to_pylist()]
                     first = last
         return found
 

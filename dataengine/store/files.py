@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ class Folder:
             FileNotFoundError, OSError
         """
         if self.is_local:
-            return (self.path / name if name else self.path).open("rb")
+            return _open_regular(self.path / name if name else self.path)
         system, path = self._remote(name)
         opened: BinaryIO = system.open_input_file(path)
         return opened
@@ -278,6 +279,15 @@ class Folder:
         with self.staging(name) as staged:
             staged.write_bytes(data)
             staged.replace(self.path / name)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file; what is none, such as a pipe, is refused and not waited for."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return file
 
 
 def temporary_name(name: str) -> str:

@@ -176,12 +176,16 @@ def read_shard(file: BinaryIO) -> Iterator[Sample]:
 
 
 def read_tables(file: BinaryIO) -> Iterator[pa.Table]:
-    """The row groups of a shard."""
+    """The row groups of a shard.
+
+    pyarrow's own threads and a Python file do not go together: a process may hang or abort at its end (apache/arrow
+    issue 50482).
+    """
     import pyarrow.parquet as pq
 
     shard = pq.ParquetFile(file)
     for number in range(shard.num_row_groups):
-        yield shard.read_row_group(number)
+        yield shard.read_row_group(number, use_threads=False)
 
 
 def logical_hash(file: BinaryIO) -> str:

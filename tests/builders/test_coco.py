@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -160,15 +161,18 @@ def wider(data: bytes) -> bytes:
         pytest.param(deep, "image_mode", id="16 bit"),
         pytest.param(rotated, "image_rotated", id="rotated"),
         pytest.param(None, "image_missing", id="missing"),
+        pytest.param("pipe", "image_unreadable", id="pipe"),
     ],
 )
 def test_bad_pictures_are_quarantined_with_their_annotations_counted(tmp_path, coco_tree, damage, reason):
     tree = coco_tree(2)
     path = tree.root / "train" / "2.jpg"
-    if damage is None:
-        path.unlink()
-    else:
+    if callable(damage):
         path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    if damage == "pipe":
+        os.mkfifo(path)
     outcomes, report = read_all(tree.root, tmp_path)
     assert [len(o.samples) for o in outcomes] == [1, 0]
     (bad,) = outcomes[1].bad
@@ -259,6 +263,19 @@ def test_names():
         "other",
         "a b",
     ]
+
+
+def test_pictures_of_another_split_are_not_taken(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    options = coco.parse_options("vgdseg", {})
+    (tree.root / "images").mkdir()
+    (tree.root / "train").rename(tree.root / "images" / "other")
+    with pytest.raises(SourceError, match="coco train: the images folder is missing"):
+        coco.locate(str(tree.root), {}, (), options)
+    (tree.root / "images" / "other" / "1.jpg").rename(tree.root / "images" / "1.jpg")
+    (tree.root / "images" / "other").rmdir()
+    (part,) = coco.locate(str(tree.root), {}, (), options)  # one folder for all
+    assert part.files["images"].endswith("/images")
 
 
 def test_trees_are_found_in_both_layouts_and_by_name(tmp_path, coco_tree):

@@ -180,7 +180,8 @@ def test_a_full_disk_keeps_what_is_committed(small, tmp_path):
     run(small, tmp_path / "whole")
     full = cli("build", str(small), "--out", str(tmp_path / "out"), DATAENGINE_FAULT="written:enospc:3")
     assert full.returncode == 1
-    assert full.stderr.strip().splitlines()[-1] == "error: [Errno 28] No space left on device"
+    shard = tmp_path / "out" / "shards" / "train-00002-of-00005.parquet"
+    assert full.stderr.strip().splitlines()[-1] == f"error: [Errno 28] No space left on device: '{shard}'"
     assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] == "failed"
     assert len(list((tmp_path / "out" / "commits").iterdir())) == 3  # the index and two shards
     assert not [p for p in (tmp_path / "out").rglob("*.tmp")]
@@ -287,6 +288,13 @@ def test_foreign_folders_are_left_alone(small, tmp_path):
     (tmp_path / "out" / "thesis.tex").write_text("x")
     with pytest.raises(ResumeError, match="not empty, and no build of ours"):
         run(small, tmp_path / "out", resume=True)
+    mine = tmp_path / "mine"
+    for name in ("index/precious.txt", "notes/draft.tmp"):
+        (mine / name).parent.mkdir(parents=True)
+        (mine / name).write_text("x")
+    with pytest.raises(ResumeError, match="not empty, and no build of ours"):
+        run(small, mine)
+    assert sorted(p.name for p in mine.rglob("*.t*")) == ["draft.tmp", "precious.txt"]
     run(small, tmp_path / "done")
     with pytest.raises(ResumeError, match="a finished dataset stands here"):
         run(small, tmp_path / "done")
