@@ -6,6 +6,7 @@ Compiled code is kept beside this file or in the user's cache folder, so that it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -151,35 +152,46 @@ def fill_runs(runs: np.ndarray, height: int, x0: int, y0: int, columns: np.ndarr
 
 
 @_compiled
-def runs_of_crop(columns: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
-    """Run lengths of a crop on its canvas. columns: (w, h) bool; x0, y0: its corner, px. Gives (n,) int64."""
-    w, h = columns.shape
-    borders = np.empty(64, dtype=np.int64)  # where a run ends and the next one begins
+def runs_of_crop(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
+    """Run lengths of a crop on its canvas. mask: (h, w) bool; x0, y0: its corner, px. Gives (n,) int64."""
+    h, w = mask.shape
+    # where a pixel differs from the one above it, row by row; then the same, column by column
+    found = np.empty((4 * w + 64, 2), dtype=np.int64)
+    next_in = np.zeros(w + 1, dtype=np.int64)
     number = 0
-    before = False
-    for x in range(w):
-        column = columns[x]
-        start = (x0 + x) * height + y0
-        if number + h + 2 > borders.size:
-            longer = np.empty(2 * borders.size + h + 2, dtype=np.int64)
-            longer[:number] = borders[:number]
-            borders = longer
-        for y in range(h):
-            if column[y] != before:
-                before = column[y]
-                borders[number] = start + y
+    nothing = np.zeros(w, dtype=np.bool_)
+    for y in range(h + 1):
+        if number + w > len(found):
+            longer = np.empty((2 * len(found) + w, 2), dtype=np.int64)
+            longer[:number] = found[:number]
+            found = longer
+        here = mask[y] if y < h else nothing
+        above = mask[y - 1] if y else nothing
+        for x in range(w):
+            if here[x] != above[x]:
+                found[number, 0], found[number, 1] = x, y
                 number += 1
-        if before and (h < height or x == w - 1):
-            before = False
-            borders[number] = start + h
-            number += 1
-    end = height * width
-    if number == 0 or borders[number - 1] < end:
-        borders[number] = end
-        number += 1
-    runs = borders[:number].copy()
-    runs[1:] -= borders[: number - 1]
-    return runs
+                next_in[x + 1] += 1
+    next_in = np.cumsum(next_in)
+    borders = np.empty(number, dtype=np.int64)
+    for k in range(number):
+        x = found[k, 0]
+        borders[next_in[x]] = (x0 + x) * height + y0 + found[k, 1]
+        next_in[x] += 1
+    runs = np.empty(number + 1, dtype=np.int64)
+    length = before = k = 0
+    while k < number:
+        if k + 1 < number and borders[k] == borders[k + 1]:  # a run that goes on in the next column
+            k += 2
+            continue
+        runs[length] = borders[k] - before
+        before = borders[k]
+        length += 1
+        k += 1
+    if before < height * width:
+        runs[length] = height * width - before
+        length += 1
+    return runs[:length].copy()
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------
@@ -265,6 +277,97 @@ def line(row_a: int, column_a: int, row_b: int, column_b: int) -> np.ndarray:
         stroke[step, 0] = column_a + right * (side if steep else step)
         stroke[step, 1] = row_a + down * (step if steep else side)
     return stroke
+
+
+@_compiled
+def wave(stroke: np.ndarray, amplitude: float, frequency: float, phase: float, height: int, width: int) -> np.ndarray:
+    """A line whose pixels move up and down as a sine, cut at the canvas. stroke: (n, 2) int64, x, y; so the result."""
+    last = len(stroke) - 1
+    waved = np.empty_like(stroke)
+    for k in range(last + 1):
+        place = 1.0 if k == last > 0 else k * (1.0 / max(last, 1))
+        y = np.float32(stroke[k, 1] + amplitude * math.sin(2 * math.pi * frequency * place + phase))
+        waved[k, 0] = min(stroke[k, 0], width - 1)
+        waved[k, 1] = int(min(max(y, np.float32(0)), np.float32(height - 1)))
+    return waved
+
+
+@_compiled
+def _mirrored(place: int, size: int) -> int:
+    while place < 0 or place >= size:
+        place = -place - 1 if place < 0 else 2 * size - 1 - place
+    return place
+
+
+@_compiled
+def blur_above(
+    mask: np.ndarray, weights: np.ndarray, margins: tuple[int, int, int, int], level: float, doubt: float
+) -> tuple[np.ndarray, int]:
+    """Where a mask, blurred along rows and columns with 17 weights, exceeds a level.
+
+    Beyond the canvas the mask is mirrored, its last pixel twice ("reflect").
+
+    Args:
+        mask: (h, w) bool. weights: (9,) of any float type, the kernel's middle and one side.
+        margins: how far the result goes beyond the mask, left, top, right, bottom, px: 8, or less at the canvas's edge.
+    Returns:
+        (h + top + bottom, w + left + right) bool; and how many values are as near to the level as the fraction `doubt`.
+    """
+    left, top, right, bottom = margins
+    h, w = mask.shape
+    height, width = h + top + bottom, w + left + right
+    cuts = np.empty(3, dtype=weights.dtype)
+    cuts[0], cuts[1], cuts[2] = level * (1 - doubt), level, level * (1 + doubt)
+    low, cut, high = cuts
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = weights
+    along = np.zeros((height + 16, width), dtype=weights.dtype)
+    row = np.zeros(width + 16, dtype=weights.dtype)
+    for y in range(h):
+        for x in range(w):
+            row[8 + left + x] = mask[y, x]
+        for k in range(8):
+            row[7 - k] = row[8 + _mirrored(-1 - k, width)]
+            row[8 + width + k] = row[8 + _mirrored(width + k, width)]
+        out = along[8 + top + y]
+        for x in range(width):
+            out[x] = (
+                w0 * row[x + 8]
+                + w1 * (row[x + 7] + row[x + 9])
+                + w2 * (row[x + 6] + row[x + 10])
+                + w3 * (row[x + 5] + row[x + 11])
+                + w4 * (row[x + 4] + row[x + 12])
+                + w5 * (row[x + 3] + row[x + 13])
+                + w6 * (row[x + 2] + row[x + 14])
+                + w7 * (row[x + 1] + row[x + 15])
+                + w8 * (row[x] + row[x + 16])
+            )
+    for k in range(8):
+        along[7 - k] = along[8 + _mirrored(-1 - k, height)]
+        along[8 + height + k] = along[8 + _mirrored(height + k, height)]
+    kept = np.empty((height, width), dtype=np.bool_)
+    close = 0
+    for y in range(height):
+        a0 = along[y + 8]
+        a1, b1, a2, b2 = along[y + 7], along[y + 9], along[y + 6], along[y + 10]
+        a3, b3, a4, b4 = along[y + 5], along[y + 11], along[y + 4], along[y + 12]
+        a5, b5, a6, b6 = along[y + 3], along[y + 13], along[y + 2], along[y + 14]
+        a7, b7, a8, b8 = along[y + 1], along[y + 15], along[y], along[y + 16]
+        inside = kept[y]
+        for x in range(width):
+            value = (
+                w0 * a0[x]
+                + w1 * (a1[x] + b1[x])
+                + w2 * (a2[x] + b2[x])
+                + w3 * (a3[x] + b3[x])
+                + w4 * (a4[x] + b4[x])
+                + w5 * (a5[x] + b5[x])
+                + w6 * (a6[x] + b6[x])
+                + w7 * (a7[x] + b7[x])
+                + w8 * (a8[x] + b8[x])
+            )
+            inside[x] = value > cut
+            close += (low <= value) & (value <= high)
+    return kept, close
 
 
 @_compiled

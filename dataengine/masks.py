@@ -131,8 +131,7 @@ def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
 
     The crop must lie inside the canvas.
     """
-    columns = np.ascontiguousarray(crop.mask.T)
-    return _rle_from_runs(kernels.runs_of_crop(columns, crop.x0, crop.y0, height, width))
+    return _rle_from_runs(kernels.runs_of_crop(crop.mask, crop.x0, crop.y0, height, width))
 
 
 def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:

@@ -26,6 +26,9 @@ SIGMA = 2.0
 REACH = 8  # px: the blur's kernel ends at 4 sigma
 # A blur in single precision is off by some 40 roundings of 6e-8; nearer to the threshold it is done again in double.
 DOUBT = 1e-5
+_BELL = np.exp(-0.5 * (np.arange(REACH + 1) / SIGMA) ** 2)
+_WEIGHTS = _BELL / (2 * _BELL.sum() - 1)
+_WEIGHTS32 = _WEIGHTS.astype(np.float32)
 
 
 def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], _: Objects, __: int) -> list[Drawn]:
@@ -132,14 +135,8 @@ def _wave(box: Box, shape: Shape, draws: Draws) -> np.ndarray:
     amplitude = draws.uniform(10.0, 20.0)
     frequency = draws.uniform(0.2, 1.0)
     phase = draws.uniform(0.0, 2 * math.pi)
-    number = len(stroke)
-    steps = np.arange(number) * (1 / max(number - 1, 1))
-    if number > 1:
-        steps[-1] = 1.0
-    waved = (stroke[:, 1] + amplitude * np.sin(2 * np.pi * frequency * steps + phase)).astype(np.float32)
-    stroke[:, 1] = np.minimum(np.maximum(waved, 0), shape.height - 1)
-    stroke[:, 0] = np.minimum(stroke[:, 0], shape.width - 1)
-    return stroke
+    waved: np.ndarray = kernels.wave(stroke, amplitude, frequency, phase, shape.height, shape.width)
+    return waved
 
 
 def boxes(shape: Shape, draws: Draws) -> np.ndarray:
@@ -161,29 +158,18 @@ def boxes(shape: Shape, draws: Draws) -> np.ndarray:
 
 
 def mask(shape: Shape) -> Crop | None:
-    """The pixels of the blurred mask (Gaussian, sigma 2) above its mean over the whole frame."""
+    """The pixels of the blurred mask (Gaussian, sigma 2) above its mean over the whole frame.
+
+    A blur that mirrors what lies beyond the frame keeps the sum, so the mean is the object's share of the frame.
+    """
     crop = shape.crop
     h, w = crop.mask.shape
-    y0, x0 = max(0, crop.y0 - REACH), max(0, crop.x0 - REACH)
-    y1, x1 = min(shape.height, crop.y0 + h + REACH), min(shape.width, crop.x0 + w + REACH)
-    padded = np.zeros((y1 - y0, x1 - x0), dtype=np.float32)
-    padded[crop.y0 - y0 : crop.y0 - y0 + h, crop.x0 - x0 : crop.x0 - x0 + w] = crop.mask
-    kept = _above_mean(padded, shape.height * shape.width, DOUBT)
-    if kept is None:
-        kept = _above_mean(padded.astype(np.float64), shape.height * shape.width, 0.0)
-    return Crop(kept, x0, y0) if kept is not None and kept.any() else None
-
-
-def _above_mean(padded: np.ndarray, pixels: int, doubt: float) -> np.ndarray | None:
-    """Where the blur exceeds its mean over that many pixels; None where its precision does not tell."""
-    import cv2
-
-    size = 2 * REACH + 1
-    blurred = cv2.GaussianBlur(padded, (size, size), SIGMA, borderType=cv2.BORDER_REFLECT)
-    mean = cv2.sumElems(blurred)[0] / pixels
-    kept = blurred > mean
-    if doubt:
-        near = cv2.inRange(blurred, mean * (1 - doubt), mean * (1 + doubt))
-        return None if cv2.countNonZero(near) else kept
-    # the sum of a constant blur may round either way; nothing exceeds its mean
-    return None if blurred.min() == blurred.max() else kept
+    room = (crop.x0, crop.y0, shape.width - crop.x0 - w, shape.height - crop.y0 - h)
+    margins = (min(REACH, room[0]), min(REACH, room[1]), min(REACH, room[2]), min(REACH, room[3]))
+    size, frame = sum(part.area for part in shape.parts), shape.height * shape.width
+    if size == frame:  # the sum of a constant blur may round either way; nothing exceeds its mean
+        return None
+    kept, close = kernels.blur_above(crop.mask, _WEIGHTS32, margins, size / frame, DOUBT)
+    if close:
+        kept, _ = kernels.blur_above(crop.mask, _WEIGHTS, margins, size / frame, 0.0)
+    return Crop(kept, crop.x0 - margins[0], crop.y0 - margins[1]) if kept.any() else None

@@ -20,7 +20,7 @@ def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
     left, top, right, bottom = around
     canvas = np.pad(mask, ((top, bottom), (left, right)))
     height, width = canvas.shape
-    runs = kernels.runs_of_crop(np.ascontiguousarray(mask.T), left, top, height, width)
+    runs = kernels.runs_of_crop(mask, left, top, height, width)
     code = kernels.code_from_runs(runs)
     assert code.tobytes() == oracle.encode(np.asfortranarray(canvas.astype(np.uint8)))["counts"]
     again = np.empty(code.size, dtype=np.int64)
