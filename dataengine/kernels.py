@@ -26,6 +26,44 @@ def _compiled(function: F) -> F:
         return numba.njit(nogil=True)(function)  # type: ignore[return-value]
 
 
+# --- random numbers ----------------------------------------------------------------------------------------------
+
+
+@_compiled
+def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """The upper and the lower 64 bits of a product."""
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    a0, a1, b0, b1 = a & mask, a >> half, b & mask, b >> half
+    low, middle, other = a0 * b0, a1 * b0, a0 * b1
+    carried = (low >> half) + (middle & mask) + (other & mask)
+    return a1 * b1 + (middle >> half) + (other >> half) + (carried >> half), a * b
+
+
+@_compiled
+def philox(key: np.ndarray, numbers: np.ndarray) -> None:
+    """Fill with the first numbers of `numpy.random.Generator(numpy.random.Philox(key=key)).random()`, bit for bit.
+
+    Philox4x64-10 (Salmon et al., SC'11), whose first block has counter 1. A generator takes longer to make than these.
+
+    Args:
+        key: (2,) uint64. numbers: (n,) float64, written; in [0, 1).
+    """
+    block = np.zeros(4, dtype=np.uint64)
+    for start in range(0, numbers.size, 4):
+        block[:] = 0
+        block[0] = start // 4 + 1
+        k0, k1 = key[0], key[1]
+        for _ in range(10):
+            high0, low0 = _product(np.uint64(0xD2E7470EE14C6C93), block[0])
+            high1, low1 = _product(np.uint64(0xCA5A826395121157), block[2])
+            block[0], block[1] = high1 ^ block[1] ^ k0, low1
+            block[2], block[3] = high0 ^ block[3] ^ k1, low0
+            k0 += np.uint64(0x9E3779B97F4A7C15)
+            k1 += np.uint64(0xBB67AE8584CAA73B)
+        for place in range(min(4, numbers.size - start)):
+            numbers[start + place] = (block[place] >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
 # --- run lengths -------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +406,63 @@ def blur_above(
             inside[x] = value > cut
             close += (low <= value) & (value <= high)
     return kept, close
+
+
+@_compiled
+def squared_depth(mask: np.ndarray) -> np.ndarray:
+    """Squared distance from each pixel to the nearest one outside the mask, in px²; what lies beyond counts as outside.
+
+    Exact, in whole numbers (Meijster, Roerdink and Hesselink 2000): a pass along columns, then the lower envelope of
+    parabolas along each run of a row.
+
+    Args:
+        mask: (h, w) bool. Gives (h, w) int64, 0 outside.
+    """
+    h, w = mask.shape
+    squares = np.zeros((h, w), dtype=np.int64)
+    along = np.zeros((h + 1, w + 2), dtype=np.int64)  # distance along the column; column 0 lies left of the mask
+    for y in range(h):
+        for x in range(w):
+            along[y, x + 1] = along[y - 1, x + 1] + 1 if mask[y, x] and y else np.int64(mask[y, x])
+    for y in range(h - 1, -1, -1):
+        for x in range(w):
+            along[y, x + 1] = min(along[y, x + 1], along[y + 1, x + 1] + 1)
+    best = np.empty(w + 2, dtype=np.int64)  # of which column the lowest parabola is
+    since = np.empty(w + 2, dtype=np.int64)  # and from where on
+    for y in range(h):
+        row = along[y]
+        x = 0
+        while x < w:
+            if not mask[y, x]:
+                x += 1
+                continue
+            begin = x  # columns of `along`: the run's are begin + 1 and on, begin lies outside
+            while x < w and mask[y, x]:
+                x += 1
+            number = 0
+            best[0], since[0] = begin, begin
+            for u in range(begin + 1, x + 2):
+                lift = row[u] * row[u]
+                while (
+                    number >= 0
+                    and (since[number] - best[number]) ** 2 + row[best[number]] ** 2 > (since[number] - u) ** 2 + lift
+                ):
+                    number -= 1
+                if number < 0:
+                    number = 0
+                    best[0], since[0] = u, begin
+                else:
+                    i = best[number]
+                    meet = 1 + (u * u - i * i + lift - row[i] * row[i]) // (2 * (u - i))
+                    if meet <= x + 1:
+                        number += 1
+                        best[number], since[number] = u, meet
+            for u in range(x + 1, begin, -1):
+                if begin < u <= x:
+                    squares[y, u - 1] = (u - best[number]) ** 2 + row[best[number]] ** 2
+                if u == since[number]:
+                    number -= 1
+    return squares
 
 
 @_compiled

@@ -37,10 +37,11 @@ def boxes_crop(corners: np.ndarray) -> Crop:
     Args:
         corners: (n, 4) int64, x0, y0, x1, y1 in px, half open, inside the canvas.
     """
+    if len(corners) == 1:
+        x0, y0, x1, y1 = corners[0].tolist()
+        return Crop(np.ones((y1 - y0, x1 - x0), dtype=bool), x0, y0)
     x0, y0 = corners[:, :2].min(axis=0).tolist()
     x1, y1 = corners[:, 2:].max(axis=0).tolist()
-    if len(corners) == 1:
-        return Crop(np.ones((y1 - y0, x1 - x0), dtype=bool), x0, y0)
     bitmap = np.zeros((y1 - y0, x1 - x0), dtype=bool)
     for left, top, right, bottom in corners.tolist():
         bitmap[top - y0 : bottom - y0, left - x0 : right - x0] = True

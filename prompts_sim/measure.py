@@ -32,7 +32,7 @@ class Objects:
         return shared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Drawn:
     """A prompt before it is measured.
 

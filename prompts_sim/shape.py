@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from dataengine import kernels, masks
-from dataengine.keyed import Key, keyed
+from dataengine.keyed import Key, uniforms
 from dataengine.masks import Crop
 
 Box = tuple[int, int, int, int]  # row 0, column 0, row 1, column 1, half open, px
@@ -93,7 +93,7 @@ class KeyedDraws:
     def _next(self) -> float:
         if not self._numbers:
             self._rounds += 1
-            self._numbers = keyed(self._seed, *self._key, self._kind, self._rounds).random(1024).tolist()[::-1]
+            self._numbers = uniforms(1024, self._seed, *self._key, self._kind, self._rounds)[::-1].tolist()
         return self._numbers.pop()
 
     def uniform(self, low: float, high: float) -> float:
@@ -105,5 +105,5 @@ class KeyedDraws:
 
 def draws_of(seed: int, key: tuple[Key, ...], kinds: tuple[str, ...]) -> dict[str, KeyedDraws]:
     """The draws of each kind of prompt of one object."""
-    numbers = keyed(seed, *key).random((len(kinds), BLOCK))[:, ::-1].tolist()
+    numbers = uniforms(len(kinds) * BLOCK, seed, *key).reshape(len(kinds), BLOCK)[:, ::-1].tolist()
     return {kind: KeyedDraws(seed, key, kind, block) for kind, block in zip(kinds, numbers, strict=True)}

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dataengine import masks
+from dataengine import kernels, masks
 from dataengine.masks import Crop
 from dataengine.prompts import boxes_crop, discs_crop
 from prompts_sim.measure import Drawn, Objects
@@ -67,30 +67,8 @@ def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], objects
 
 
 def depth_of(crop: Crop) -> np.ndarray:
-    """(h, w) float32, px: 0 outside the object; 1 where it touches the outside.
-
-    OpenCV's distances differ in the last bit between builds and between equal distances. Their squares are whole
-    numbers, so rounding those gives the same depths, and the same ties, everywhere.
-    """
-    import cv2
-
-    padded = cv2.copyMakeBorder(crop.mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    depth = _distances(padded)
-    np.multiply(depth, depth, out=depth)
-    np.rint(depth, out=depth)
-    return np.sqrt(depth, out=depth)[1:-1, 1:-1]
-
-
-def _distances(padded: np.ndarray) -> np.ndarray:
-    import cv2
-
-    used = cv2.ipp.useIPP()  # a setting of the thread; for small pictures OpenCV's own code is faster than IPP's
-    cv2.ipp.setUseIPP(False)
-    try:
-        distances: np.ndarray = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    finally:
-        cv2.ipp.setUseIPP(used)
-    return distances
+    """(h, w) float32, px: 0 outside the object; 1 where it touches the outside. Exact, so the same everywhere."""
+    return np.sqrt(kernels.squared_depth(crop.mask), dtype=np.float32)
 
 
 def _largest(shape: Shape, depth: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pycocotools.mask as oracle
+import scipy.ndimage
 import skimage.measure
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,20 @@ def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
         drawn = np.zeros((x1 - x0, y1 - y0), dtype=bool)
         kernels.fill_runs(runs, height, x0, y0, drawn)
         assert (canvas[y0:y1, x0:x1] == drawn.T).all()
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 70))
+def test_random_numbers_are_those_of_numpy(low, high, number):
+    key = np.array([low, high], dtype=np.uint64)
+    found = np.empty(number)
+    kernels.philox(key, found)
+    assert found.tolist() == np.random.Generator(np.random.Philox(key=key)).random(number).tolist()
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30), fill=st.just(True)))
+def test_depth_is_the_exact_distance(mask):
+    expected = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    assert (kernels.squared_depth(mask) == np.rint(expected**2)).all()
 
 
 @given(rasters)
