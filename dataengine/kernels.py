@@ -420,49 +420,80 @@ def squared_depth(mask: np.ndarray) -> np.ndarray:
     """
     h, w = mask.shape
     squares = np.zeros((h, w), dtype=np.int64)
-    along = np.zeros((h + 1, w + 2), dtype=np.int64)  # distance along the column; column 0 lies left of the mask
+    along = np.zeros((h + 2, w + 2), dtype=np.int32)  # distance along the column, with a border of what lies outside
     for y in range(h):
+        above, here, own = along[y], along[y + 1], mask[y]
         for x in range(w):
-            along[y, x + 1] = along[y - 1, x + 1] + 1 if mask[y, x] and y else np.int64(mask[y, x])
-    for y in range(h - 1, -1, -1):
-        for x in range(w):
-            along[y, x + 1] = min(along[y, x + 1], along[y + 1, x + 1] + 1)
+            here[x + 1] = (above[x + 1] + 1) * own[x]
+    for y in range(h, 0, -1):
+        below, here = along[y + 1], along[y]
+        for x in range(w + 2):
+            here[x] = min(here[x], below[x] + 1)
+    lifts = np.empty(w + 2)
     best = np.empty(w + 2, dtype=np.int64)  # of which column the lowest parabola is
     since = np.empty(w + 2, dtype=np.int64)  # and from where on
     for y in range(h):
-        row = along[y]
+        row, own = along[y + 1], mask[y]
+        for x in range(w + 2):
+            lifts[x] = float(row[x]) * row[x]
         x = 0
         while x < w:
-            if not mask[y, x]:
+            if not own[x]:
                 x += 1
                 continue
-            begin = x  # columns of `along`: the run's are begin + 1 and on, begin lies outside
-            while x < w and mask[y, x]:
+            begin = x  # columns of `along`: the run's are begin + 1 to x; begin and x + 1 lie outside
+            while x < w and own[x]:
                 x += 1
             number = 0
             best[0], since[0] = begin, begin
             for u in range(begin + 1, x + 2):
-                lift = row[u] * row[u]
-                while (
-                    number >= 0
-                    and (since[number] - best[number]) ** 2 + row[best[number]] ** 2 > (since[number] - u) ** 2 + lift
-                ):
+                lift = lifts[u]
+                while number >= 0:
+                    i, place = best[number], since[number]
+                    if float((place - i) * (place - i)) + lifts[i] <= float((place - u) * (place - u)) + lift:
+                        break
                     number -= 1
                 if number < 0:
                     number = 0
                     best[0], since[0] = u, begin
-                else:
-                    i = best[number]
-                    meet = 1 + (u * u - i * i + lift - row[i] * row[i]) // (2 * (u - i))
-                    if meet <= x + 1:
-                        number += 1
-                        best[number], since[number] = u, meet
+                    continue
+                i = best[number]
+                meet = 1 + math.floor((float(u * u - i * i) + lift - lifts[i]) / float(2 * (u - i)))
+                if meet <= x + 1:
+                    number += 1
+                    best[number], since[number] = u, meet
             for u in range(x + 1, begin, -1):
-                if begin < u <= x:
-                    squares[y, u - 1] = (u - best[number]) ** 2 + row[best[number]] ** 2
+                if u <= x:
+                    i = best[number]
+                    squares[y, u - 1] = (u - i) * (u - i) + np.int64(lifts[i])
                 if u == since[number]:
                     number -= 1
     return squares
+
+
+@_compiled
+def uneven(depth: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Depths plus a smooth field: (h, w) float32, plus (k, k) float32 values drawn out over them, linear between."""
+    h, w = depth.shape
+    spans = field.shape[0] - 1
+    result = np.empty_like(depth)
+    line = np.empty(spans + 1, dtype=np.float32)
+    for y in range(h):
+        place = np.float32((y + 0.5) * spans / h)
+        top = min(int(place), spans - 1)
+        share = place - np.float32(top)
+        for k in range(spans + 1):
+            line[k] = field[top, k] + share * (field[top + 1, k] - field[top, k])
+        begin = 0
+        for span in range(spans):
+            end = w * (span + 1) // spans
+            first, slope = line[span], line[span + 1] - line[span]
+            out, own = result[y, begin:end], depth[y, begin:end]
+            for x in range(end - begin):
+                across = np.float32((begin + x + 0.5) * spans / w - span)
+                out[x] = own[x] + first + slope * across
+            begin = end
+    return result
 
 
 @_compiled

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -246,9 +245,7 @@ def mask(shape: Shape, depth: np.ndarray, draws: Draws) -> Crop:
     keep = max(1, min(max(keep, math.ceil(low * size)), math.floor(high * size)))
     field = np.array([draws.uniform(-1.0, 1.0) for _ in range(16)], dtype=np.float32).reshape(4, 4)
     field *= 0.05 * math.sqrt(size)
-    h, w = depth.shape
-    uneven = _spread(_spread(field.T, h).T, w)
-    uneven += depth
+    uneven = kernels.uneven(depth, field)
     found = uneven[inside]
     some = found[:: max(1, size // MAX_SAMPLE)]
     rank = int(some.size * (1 - keep / size))
@@ -256,28 +253,6 @@ def mask(shape: Shape, depth: np.ndarray, draws: Draws) -> Crop:
     if not low * size <= np.count_nonzero(kept) <= high * size:
         kept = _exactly(inside, uneven, keep)
     return Crop(kept, shape.crop.x0, shape.crop.y0)
-
-
-def _spread(values: np.ndarray, length: int) -> np.ndarray:
-    """(n, k) float32 values drawn out to (n, length), linear between them.
-
-    Number by number, so that it rounds the same everywhere; OpenCV's `resize` does not.
-    """
-    spans = values.shape[1] - 1
-    drawn = np.empty((len(values), length), dtype=np.float32)
-    slopes = values[:, 1:] - values[:, :-1]
-    for span, (piece, places) in enumerate(_pieces(length, spans)):
-        part = np.multiply(slopes[:, span, None], places, out=drawn[:, piece])
-        part += values[:, span, None]
-    return drawn
-
-
-@lru_cache(maxsize=1024)
-def _pieces(length: int, spans: int) -> list[tuple[slice, np.ndarray]]:
-    """Each span's numbers, and their places in it, 0 to about 1."""
-    places = (np.arange(length, dtype=np.float32) + np.float32(0.5)) * np.float32(spans / length)
-    pieces = [slice(length * span // spans, length * (span + 1) // spans) for span in range(spans)]
-    return [(piece, places[piece] - np.float32(span)) for span, piece in enumerate(pieces)]
 
 
 def _exactly(inside: np.ndarray, uneven: np.ndarray, keep: int) -> np.ndarray:
