@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import random
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ MEDIAN_PX = 60.0  # root of the area
 TARGET_MS = 0.45
 PASSES = 9
 PASSES_AS_WRITTEN = 2
-VERSIONED = ("numpy", "opencv-python-headless", "hotcoco", "pycocotools", "scipy", "scikit-image")
+VERSIONED = ("numpy", "numba", "opencv-python-headless", "hotcoco", "pycocotools", "scipy", "scikit-image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,10 +337,17 @@ def some_pictures(pictures: Sequence[Picture], num_objects: int) -> list[Picture
 # --- report ------------------------------------------------------------------------------------------------------
 
 
+def _processor() -> str:
+    """Its name; or its architecture, where that is all that is known."""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", about.read_text(), re.MULTILINE) if about.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine() -> str:
     """The machine and the versions that decide the figures."""
     found = ", ".join(f"{name} {version(name)}" for name in VERSIONED)
-    return f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {found}"
+    return f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}, {found}"
 
 
 def table(name: str, pictures: Sequence[Picture], num_written: int) -> list[str]:

@@ -47,7 +47,7 @@ class Options(BaseModel):
         splits named train…, `all` elsewhere.
     max_negatives: of a sampled list; -1 for no limit.
     max_regions: of one `intseg` sample; more objects make more samples.
-    images: `embed` the file's bytes, or `reference` its path.
+    images: `embed` the file's bytes, or `reference` its whole path or URI.
     image_namespace: whose image ids these are; by default what the file's `info.image_namespace` says, else `coco`.
     """
 
@@ -312,7 +312,8 @@ def _base(context: Context, name: str, row: Row) -> Sample:
         file_name = safe_file_name(value.get("file_name"))
     except ValueError as error:
         raise RecordError("unsafe_file_name", str(error)) from None
-    data = _picture(Folder(context.part.files["images"]), file_name)
+    folder = Folder(context.part.files["images"])
+    data = _picture(folder, file_name)
     try:
         images.check(data, height, width)
     except images.ImageError as error:
@@ -324,7 +325,9 @@ def _base(context: Context, name: str, row: Row) -> Sample:
         task=context.options.task,
         source=context.source,
         split=context.part.split,
-        image=Image(bytes=data if context.options.images == "embed" else None, path=file_name),
+        image=Image(bytes=data, path=file_name)
+        if context.options.images == "embed"
+        else Image(bytes=None, path=(folder / file_name).uri),
         image_key=key,
         height=height,
         width=width,

@@ -20,6 +20,7 @@ import numpy as np
 
 from dataengine import masks, tokens
 from dataengine.sample import PROMPT_KINDS, Condition, Prompt, Sample
+from dataengine.store.dataset import picture_of
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -187,9 +188,12 @@ def _decoded(sample: Sample, size: tuple[int, int]) -> tuple[Pillow.Image, list[
     from PIL import Image as Pillow
 
     grey = Pillow.new("RGB", size, MISSING)
-    data = sample.image.bytes if sample.image else None
-    if data is None:
-        return grey, [f"by reference: {(sample.image.path if sample.image else None) or 'no path'}"]
+    if sample.image is None:
+        return grey, ["no picture"]
+    try:
+        data = picture_of(sample.image)
+    except OSError:
+        return grey, [f"not there: {sample.image.path}"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)

@@ -28,7 +28,7 @@ from pipelines import plan as planning
 from pipelines import prompting
 from pipelines.plan import Job, Plan, ShardTask, Split
 from pipelines.progress import Progress, silent
-from pipelines.recipe import PromptSpec, Recipe
+from pipelines.recipe import PromptSpec, Recipe, RecipeError
 
 INDEX = ".dataengine-index"
 
@@ -84,6 +84,9 @@ def run(
         OSError: the output cannot be written; what is committed stays.
     """
     # workers may run in another folder
+    seed = recipe.seed if settings.seed is None else settings.seed
+    if not 0 <= seed < 1 << 63:
+        raise RecipeError(f"seed {seed}: a seed is a whole number from 0 to 2**63 - 1")
     folder = Folder(str(Folder(out).path.absolute()) if Folder(out).is_local else out.rstrip("/"))
     recipe = recipe.with_absolute_paths()
     refuse_foreign(folder, settings.resume)
@@ -92,7 +95,6 @@ def run(
         commits.remove_temporary_files(folder)
         if not folder.exists(commits.MANIFEST):
             progress.start(folder)
-        seed = recipe.seed if settings.seed is None else settings.seed
         with _index_folder(folder) as place:
             splits = index(recipe, place, progress, subset)
             plan = planning.make(recipe, splits, seed, settings.limit, subset.replays if subset else None)

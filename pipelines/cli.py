@@ -85,9 +85,7 @@ def build(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N pictures of each split.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=(1 << 63) - 1, metavar="N", help="Another seed than the recipe's.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Another seed than the recipe's.")] = None,
 ) -> None:
     """Build a dataset from a recipe."""
     from pipelines import build as building

@@ -9,11 +9,13 @@ from typing import Any
 from dataengine import images, invariants
 from dataengine.keyed import key_hash, keyed
 from dataengine.records import Account
-from dataengine.sample import Sample, from_row
+from dataengine.sample import Image, Sample, from_row
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit, DatasetError
-from dataengine.store.files import Folder
+from dataengine.store.files import Folder, StoreError
 from dataengine.store.shards import LogicalHash, read_shard, read_tables
+
+PICTURE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "hdfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +247,28 @@ def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
         invariants.check(sample)
     except invariants.InvariantError as error:
         yield str(error)
-    if sample.image is not None and sample.image.bytes is not None:
+    if sample.image is not None:
         try:
-            images.check(sample.image.bytes, sample.height, sample.width)
-        except images.ImageError as error:
+            images.check(picture_of(sample.image), sample.height, sample.width)
+        except (images.ImageError, OSError) as error:
             yield f"{sample.sample_id}: {error}"
+
+
+def picture_of(image: Image) -> bytes:
+    """The bytes of a picture; a by-reference one is read from its place, on a disk or in an object store.
+
+    Raises:
+        OSError: it cannot be read from there, or is elsewhere: a dataset must not make its readers call any address.
+    """
+    if image.bytes is not None:
+        return image.bytes
+    scheme, mark, _ = (image.path or "").partition("://")
+    if mark and scheme not in PICTURE_SCHEMES:
+        raise StoreError(f"{image.path}: pictures are read from disks and object stores only")
+    try:
+        return Folder(image.path or "").read()
+    except ValueError:  # a NUL, or text that is no Unicode
+        raise StoreError(f"{image.path!r} is no path") from None
 
 
 def _count(sample: Sample, counts: dict[str, int]) -> None:

@@ -323,9 +323,13 @@ def test_pictures_that_cannot_be_shown_leave_their_place_with_the_masks(image):
     assert shown_at(pixels, 60, 40) == tint(COLORS[1], under=200)
 
 
-def test_a_picture_by_reference_gives_its_path():
-    _, notes = sheet._decoded(sample(image=Image(bytes=None, path="far/away.jpg")), (8, 8))
-    assert notes == ["by reference: far/away.jpg"]
+def test_a_picture_by_reference_is_read_from_its_place(tmp_path):
+    for path in ("far/away.jpg", "https://127.0.0.1/a.jpg"):
+        _, notes = sheet._decoded(sample(image=Image(bytes=None, path=path)), (8, 8))
+        assert notes == [f"not there: {path}"]
+    Pillow.new("RGB", (8, 8), (0, 255, 0)).save(tmp_path / "green.png")
+    picture, notes = sheet._decoded(sample(image=Image(bytes=None, path=str(tmp_path / "green.png"))), (8, 8))
+    assert (picture.getpixel((4, 4)), notes) == ((0, 255, 0), [])
 
 
 def test_a_huge_picture_is_not_decoded(monkeypatch):

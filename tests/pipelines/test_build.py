@@ -101,6 +101,17 @@ def test_counts_add_up_and_everything_is_accounted_for(small, tmp_path):
     assert not any(name.startswith(".") or "tmp" in name for name in contents(tmp_path / "out"))
 
 
+def test_pictures_by_reference_are_found_from_anywhere(small, tmp_path, tree, monkeypatch):
+    small.write_text(small.read_text().replace("/coco1}", "/coco1, options: {images: reference}}"))
+    run(small, tmp_path / "out")
+    monkeypatch.chdir("/")
+    assert validate(str(tmp_path / "out")).problems == []
+    sample = next(open_dataset(str(tmp_path / "out")).samples())
+    assert (sample.image.bytes, sample.image.path) == (None, str(tree.root / "train" / "1.jpg"))
+    (tree.root / "train" / "1.jpg").unlink()
+    assert "train/1.jpg" in validate(str(tmp_path / "out")).problems[0]
+
+
 def test_order_and_place_do_not_matter(small, tmp_path):
     run(small, tmp_path / "a")
     run(small, tmp_path / "b", order=lambda tasks: random.Random(3).sample(tasks, len(tasks)))
