@@ -409,66 +409,46 @@ def blur_above(
 
 
 @_compiled
-def squared_depth(mask: np.ndarray) -> np.ndarray:
+def squared_depth(mask: np.ndarray, squares: np.ndarray) -> None:
     """Squared distance from each pixel to the nearest one outside the mask, in px²; what lies beyond counts as outside.
 
-    Exact, in whole numbers (Meijster, Roerdink and Hesselink 2000): a pass along columns, then the lower envelope of
-    parabolas along each run of a row.
+    Exact, in whole numbers: the distance along the column, then for each row the best sum of squares over the columns
+    that could still be nearer, many at a time.
 
     Args:
-        mask: (h, w) bool. Gives (h, w) int64, 0 outside.
+        mask: (h, w) bool. squares: (h, w) float32 or float64, written; it must hold h² + w² exactly.
     """
     h, w = mask.shape
-    squares = np.zeros((h, w), dtype=np.int64)
-    along = np.zeros((h + 2, w + 2), dtype=np.int32)  # distance along the column, with a border of what lies outside
+    one = squares.dtype.type(1)
     for y in range(h):
-        above, here, own = along[y], along[y + 1], mask[y]
+        own, here = mask[y], squares[y]
         for x in range(w):
-            here[x + 1] = (above[x + 1] + 1) * own[x]
-    for y in range(h, 0, -1):
-        below, here = along[y + 1], along[y]
-        for x in range(w + 2):
-            here[x] = min(here[x], below[x] + 1)
-    lifts = np.empty(w + 2)
-    best = np.empty(w + 2, dtype=np.int64)  # of which column the lowest parabola is
-    since = np.empty(w + 2, dtype=np.int64)  # and from where on
+            here[x] = own[x]
+        if y:
+            above = squares[y - 1]
+            for x in range(w):
+                here[x] *= above[x] + one
+    below = np.zeros(w, dtype=squares.dtype)
+    for y in range(h - 1, -1, -1):
+        here = squares[y]
+        for x in range(w):
+            here[x] = min(here[x], below[x] + one)
+            below[x] = here[x]
+    row = np.zeros(3 * w, dtype=squares.dtype)  # with what lies to both sides
     for y in range(h):
-        row, own = along[y + 1], mask[y]
-        for x in range(w + 2):
-            lifts[x] = float(row[x]) * row[x]
-        x = 0
-        while x < w:
-            if not own[x]:
-                x += 1
-                continue
-            begin = x  # columns of `along`: the run's are begin + 1 to x; begin and x + 1 lie outside
-            while x < w and own[x]:
-                x += 1
-            number = 0
-            best[0], since[0] = begin, begin
-            for u in range(begin + 1, x + 2):
-                lift = lifts[u]
-                while number >= 0:
-                    i, place = best[number], since[number]
-                    if float((place - i) * (place - i)) + lifts[i] <= float((place - u) * (place - u)) + lift:
-                        break
-                    number -= 1
-                if number < 0:
-                    number = 0
-                    best[0], since[0] = u, begin
-                    continue
-                i = best[number]
-                meet = 1 + math.floor((float(u * u - i * i) + lift - lifts[i]) / float(2 * (u - i)))
-                if meet <= x + 1:
-                    number += 1
-                    best[number], since[number] = u, meet
-            for u in range(x + 1, begin, -1):
-                if u <= x:
-                    i = best[number]
-                    squares[y, u - 1] = (u - i) * (u - i) + np.int64(lifts[i])
-                if u == since[number]:
-                    number -= 1
-    return squares
+        best, own = squares[y], mask[y]
+        reach = run = longest = 0
+        for x in range(w):
+            reach = max(reach, int(best[x]))
+            run = (run + 1) * own[x]
+            longest = max(longest, run)
+            best[x] *= best[x]
+            row[w + x] = best[x]
+        for k in range(1, min(reach, (longest + 1) // 2 + 1)):
+            square = squares.dtype.type(k * k)
+            before, after = row[w - k : 2 * w - k], row[w + k : 2 * w + k]
+            for x in range(w):
+                best[x] = min(best[x], min(before[x], after[x]) + square)
 
 
 @_compiled

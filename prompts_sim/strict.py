@@ -67,7 +67,10 @@ def draw(shape: Shape, kinds: Sequence[str], draws: Mapping[str, Draws], objects
 
 def depth_of(crop: Crop) -> np.ndarray:
     """(h, w) float32, px: 0 outside the object; 1 where it touches the outside. Exact, so the same everywhere."""
-    return np.sqrt(kernels.squared_depth(crop.mask), dtype=np.float32)
+    h, w = crop.mask.shape
+    squares = np.empty((h, w), dtype=np.float32 if h * h + w * w < 1 << 24 else np.float64)
+    kernels.squared_depth(crop.mask, squares)
+    return np.sqrt(squares, dtype=np.float32)
 
 
 def _largest(shape: Shape, depth: np.ndarray) -> np.ndarray:

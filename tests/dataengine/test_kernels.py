@@ -47,7 +47,10 @@ def test_random_numbers_are_those_of_numpy(low, high, number):
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30), fill=st.just(True)))
 def test_depth_is_the_exact_distance(mask):
     expected = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    assert (kernels.squared_depth(mask) == np.rint(expected**2)).all()
+    for dtype in (np.float32, np.float64):
+        squares = np.empty(mask.shape, dtype=dtype)
+        kernels.squared_depth(mask, squares)
+        assert (squares == np.rint(expected**2)).all()
 
 
 @given(rasters)
