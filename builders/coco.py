@@ -161,7 +161,10 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     except OSError as error:
         raise SourceError(f"{place.uri}: cannot be read: {error.strerror or error}") from None
     with file:
-        found = build_index(file, name, target, key="image_id" if options.is_panoptic else "id")
+        try:
+            found = build_index(file, name, target, key="image_id" if options.is_panoptic else "id")
+        except SourceError as error:
+            raise SourceError(f"{place.uri.removesuffix(name)}{error}") from None
     categories = tuple(
         Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
         for c in sorted(found.categories, key=lambda c: c["id"])
