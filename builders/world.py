@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dataengine import masks
 from dataengine.keyed import keyed
 from dataengine.masks import Crop
 
@@ -355,11 +356,9 @@ def _make_shape(rng: np.random.Generator, kind: Kind, side: float) -> _Shape:
 
 
 def _raster(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """(height, width) bool: the union of polygons as COCO fills them. They are our own and need no checks."""
-    from pycocotools import mask as coco
-
-    parts = coco.decode(coco.frPyObjects([ring.ravel().tolist() for ring in rings], height, width))
-    return np.ascontiguousarray(parts.any(axis=2) if len(rings) > 1 else parts[:, :, 0].view(bool))
+    """(height, width) bool: the union of polygons as COCO fills them."""
+    rle = masks.rle_from_polygons([ring.ravel().tolist() for ring in rings], height, width)
+    return np.ascontiguousarray(masks.decode(rle, height, width))
 
 
 # --- placing ---------------------------------------------------------------------------------------------------------

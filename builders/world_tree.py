@@ -32,7 +32,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 
 from builders import world_text
 from builders.world import STUFF, THINGS, VERSION, Fact, Kind, Scene, make_scene, stuff_label
@@ -297,8 +296,10 @@ def _segmentation(scene: Scene, fact: Fact) -> Any:
     if fact.outline is not None:
         polygons = [_numbers(ring) for ring in fact.outline]
         # where an edge meets a pixel's middle, its place on the canvas can decide; what lies beyond the box cannot
-        filled = coco.merge(coco.frPyObjects(polygons, min(height, y + h + 2), min(width, x + w + 2)))
-        if coco.area(filled) == fact.area and (coco.decode(filled)[y : y + h, x : x + w] == mask).all():
+        canvas = min(height, y + h + 2), min(width, x + w + 2)
+        filled = masks.rle_from_polygons(polygons, *canvas)
+        fills_it = masks.measure(filled, *canvas) == (fact.area, (x, y, w, h))
+        if fills_it and (masks.decode(filled, *canvas)[y : y + h, x : x + w] == mask).all():
             return polygons
     outlines = None if fact.crowd else pixel_outlines(mask)
     if outlines is not None:
