@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from dataengine import masks, sheet
+from dataengine import masks
 from dataengine.conversation import render
 from dataengine.keyed import keyed
 from dataengine.sample import Condition, Image, Object, Prompt, Provenance, Sample, Turn
-from dataengine.sheet import COLORS, MARGIN, contact_sheet
+from dataengine.sheet import contact_sheet, conversation, look, marks, picture
+from dataengine.sheet.look import COLORS, MARGIN
 
 H, W = 60, 80
 TILE = 240  # so that a pixel of the pictures here is 3 x 3 shown ones
-TOP = MARGIN + 2 * sheet.LINE_PX + 10  # of a card's picture, below its header
+TOP = MARGIN + 2 * look.LINE_PX + 10  # of a card's picture, below its header
 
 
 def png(height: int = H, width: int = W, color=(0, 0, 0)) -> bytes:
@@ -89,7 +90,7 @@ def shown_at(pixels: np.ndarray, x: int, y: int, scale: int = TILE // W) -> tupl
 
 
 def tint(color, under: int = 0) -> tuple[int, ...]:
-    return tuple(int(sheet.TINT * channel + (1 - sheet.TINT) * under + 0.5) for channel in color)
+    return tuple(int(look.TINT * channel + (1 - look.TINT) * under + 0.5) for channel in color)
 
 
 # --- colours -------------------------------------------------------------------------------------------------------
@@ -97,12 +98,12 @@ def tint(color, under: int = 0) -> tuple[int, ...]:
 
 def test_phrases_have_the_colour_of_their_masks():
     pixels = drawn(sample())
-    assert sheet.colors_of(sample()) == {1: COLORS[0], 2: COLORS[1]}
+    assert look.colors_of(sample()) == {1: COLORS[0], 2: COLORS[1]}
     assert shown_at(pixels, 14, 14) == tint(COLORS[0])
     assert shown_at(pixels, 60, 40) == tint(COLORS[1])
     assert shown_at(pixels, 40, 5) == (0, 0, 0)
     chips = colors_in(pixels[MARGIN + TOP + 3 * H + 8 :])
-    assert {COLORS[0], COLORS[1], sheet.ABSENT} <= chips
+    assert {COLORS[0], COLORS[1], look.ABSENT} <= chips
     assert COLORS[2] not in colors_in(pixels)
 
 
@@ -130,7 +131,7 @@ def test_no_two_colours_are_alike():
 @pytest.mark.parametrize(("number", "tagged"), [(8, False), (9, True)])
 def test_conditions_are_numbered_where_colours_no_longer_do(number, tagged):
     conditions = tuple(Condition(kind="phrase", text=f"kind {n}", objects=(n % 2,)) for n in range(number))
-    assert bool(sheet._tags(sample(conditions=conditions))) == tagged
+    assert bool(look.tags_of(sample(conditions=conditions))) == tagged
     drawn(sample(conditions=conditions))
 
 
@@ -140,7 +141,7 @@ def test_words_on_chips_can_be_read(color):
         linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    dark, light = sorted((luminance(color), luminance(sheet._ink_on(color))))
+    dark, light = sorted((luminance(color), luminance(conversation._ink_on(color))))
     assert (light + 0.05) / (dark + 0.05) >= 3.5  # WCAG asks 3 of large text, 4.5 of small
 
 
@@ -149,8 +150,8 @@ def test_crowds_and_ignored_pixels_are_hatched():
     crowd = replace(plain, objects=(replace(plain.objects[0], crowd=True),))
     ignored = replace(plain, ignore=plain.objects[0].rle)
     place = np.s_[MARGIN + TOP + 20 : MARGIN + TOP + 70, 2 * MARGIN + 20 : 2 * MARGIN + 70]
-    assert colors_in(drawn(crowd)[place]) == {sheet.CROWD, (105, 105, 105)}
-    assert colors_in(drawn(ignored)[place]) == {sheet.IGNORED, (105, 105, 105)}
+    assert colors_in(drawn(crowd)[place]) == {look.CROWD, (105, 105, 105)}
+    assert colors_in(drawn(ignored)[place]) == {look.IGNORED, (105, 105, 105)}
     assert colors_in(drawn(plain)[place]) == {(0, 0, 0)}
 
 
@@ -170,7 +171,7 @@ def test_cards_stand_in_columns():
 
 
 def test_an_empty_sheet_is_paper():
-    assert colors_in(drawn()) == {sheet.PAPER}
+    assert colors_in(drawn()) == {look.PAPER}
 
 
 def test_lines_keep_within_the_card_and_never_begin_with_a_comma():
@@ -182,18 +183,18 @@ def test_lines_keep_within_the_card_and_never_begin_with_a_comma():
     ]
     conditions = tuple(Condition(kind="phrase", text=text, objects=(n % 2,)) for n, text in enumerate(texts * 4))
     made = sample(conditions=conditions)
-    lines = sheet._wrapped(list(sheet._pieces(made, 0)), TILE)
+    lines = conversation._wrapped(list(conversation._pieces(made, 0)), TILE)
     assert len(lines) > 8
     for line in lines:
-        assert sheet._right(line) <= TILE
+        assert conversation.right_end(line) <= TILE
         assert not line[0][1].text.startswith(",")
         for (x, piece), (after, following) in itertools.pairwise(line):
-            overlap = 2 * sheet.PAD if piece.run >= 0 and piece.run == following.run else 0
+            overlap = 2 * look.PAD if piece.run >= 0 and piece.run == following.run else 0
             assert x + piece.width <= after + overlap
 
 
 def shown_text(made: Sample) -> str:
-    return " ".join(piece.text for piece in sheet._pieces(made, 0))
+    return " ".join(piece.text for piece in conversation._pieces(made, 0))
 
 
 def test_of_many_absent_categories_most_are_only_counted():
@@ -203,7 +204,7 @@ def test_of_many_absent_categories_most_are_only_counted():
     assert "kind-120" in text  # present, so shown wherever it stands
     assert "kind-5" in text
     assert "kind-6" not in text
-    assert f"… +{132 - sheet.MAX_ABSENT} more" in text
+    assert f"… +{132 - look.MAX_ABSENT} more" in text
     assert "more" not in shown_text(sample(conditions=tuple(names[:8])))
 
 
@@ -211,13 +212,13 @@ def test_words_between_absent_phrases_of_a_caption_stay():
     caption = " ".join(f"before{n} <p>thing-{n}</p>" for n in range(20))
     conditions = tuple(Condition(kind="phrase", text=f"thing-{n}") for n in range(20))
     made = sample(task="gcgseg", variant=None, caption=caption, conditions=conditions)
-    text = " ".join(piece.text for piece in sheet._pieces(made, 1))
+    text = " ".join(piece.text for piece in conversation._pieces(made, 1))
     assert all(f"before{n}" in text and f"thing-{n}" in text for n in range(20))
 
 
 def test_long_turns_and_long_conversations_are_cut():
-    assert drawn(chat("Hello " * 900)).shape[0] < 24 * (sheet.MAX_LINES + 7)
-    few, many = drawn(chat(*["Hello"] * sheet.MAX_TURNS)), drawn(chat(*["Hello"] * 400))
+    assert drawn(chat("Hello " * 900)).shape[0] < 24 * (look.MAX_LINES + 7)
+    few, many = drawn(chat(*["Hello"] * look.MAX_TURNS)), drawn(chat(*["Hello"] * 400))
     assert 0 < many.shape[0] - few.shape[0] < 40
 
 
@@ -273,13 +274,13 @@ def test_each_kind_of_prompt_is_drawn_its_own_way():
 
 def test_the_legend_names_what_is_shown(monkeypatch):
     words = []
-    monkeypatch.setattr(sheet, "_icon", lambda kind: words.append(kind) or Pillow.new("RGB", (28, 18)))
-    assert sheet._legend(sample(), 560) is None
+    monkeypatch.setattr(marks, "_icon", lambda kind: words.append(kind) or Pillow.new("RGB", (28, 18)))
+    assert marks.legend_of(sample(), 560) is None
     crowded = with_prompts(PROMPTS[3], PROMPTS[0])
     crowded = replace(crowded, objects=(*crowded.objects, thing(0, 0, crowd=True)), ignore=thing(0, 0).rle)
-    assert sheet._legend(crowded, 560).height == 20
+    assert marks.legend_of(crowded, 560).height == 20
     assert words == ["crowd", "ignored", "point", "mask"]
-    assert sheet._legend(crowded, 100).height > 40
+    assert marks.legend_of(crowded, 100).height > 40
 
 
 @pytest.mark.parametrize(
@@ -319,22 +320,22 @@ def test_pictures_that_cannot_be_shown_leave_their_place_with_the_masks(image):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = drawn(sample(image=image))
-    assert shown_at(pixels, 75, 55) == sheet.MISSING
+    assert shown_at(pixels, 75, 55) == look.MISSING
     assert shown_at(pixels, 60, 40) == tint(COLORS[1], under=200)
 
 
 def test_a_picture_by_reference_is_read_from_its_place(tmp_path):
     for path in ("far/away.jpg", "https://127.0.0.1/a.jpg"):
-        _, notes = sheet._decoded(sample(image=Image(bytes=None, path=path)), (8, 8))
+        _, notes = picture._decoded(sample(image=Image(bytes=None, path=path)), (8, 8))
         assert notes == [f"not there: {path}"]
     Pillow.new("RGB", (8, 8), (0, 255, 0)).save(tmp_path / "green.png")
-    picture, notes = sheet._decoded(sample(image=Image(bytes=None, path=str(tmp_path / "green.png"))), (8, 8))
-    assert (picture.getpixel((4, 4)), notes) == ((0, 255, 0), [])
+    shown, notes = picture._decoded(sample(image=Image(bytes=None, path=str(tmp_path / "green.png"))), (8, 8))
+    assert (shown.getpixel((4, 4)), notes) == ((0, 255, 0), [])
 
 
 def test_a_huge_picture_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(sheet, "MAX_PIXELS", 100)
-    assert shown_at(drawn(sample()), 75, 55) == sheet.MISSING
+    monkeypatch.setattr(picture, "MAX_PIXELS", 100)
+    assert shown_at(drawn(sample()), 75, 55) == look.MISSING
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_any_shape_of_picture_fits_its_card(height, width):
     odd = sample(image=Image(bytes=png(height, width), path="a"), height=height, width=width, objects=objects)
     pixels = drawn(odd)
     assert pixels.shape[1] == TILE + 4 * MARGIN
-    assert pixels.shape[0] < sheet.MAX_ASPECT * TILE + 500
+    assert pixels.shape[0] < look.MAX_ASPECT * TILE + 500
 
 
 def test_a_speck_of_a_large_picture_stays_visible():
@@ -357,15 +358,15 @@ def test_a_speck_of_a_large_picture_stays_visible():
 
 
 def test_a_thin_line_of_a_large_picture_stays_visible():
-    view = sheet._view(replace(sample(), height=500, width=500), 50)
+    view = picture.view_of(replace(sample(), height=500, width=500), 50)
     shown = view.shrunk(masks.Crop(np.eye(400, dtype=bool), 50, 50))
     assert shown.shape == (50, 50)
     assert shown[20:30].any(axis=1).all()
 
 
 def test_masks_that_cannot_be_read_are_counted():
-    view = sheet._view(sample(objects=(replace(thing(5, 5), rle=b"\xff"), thing(30, 50))), TILE)
-    things, unread = sheet._things(view)
+    view = picture.view_of(sample(objects=(replace(thing(5, 5), rle=b"\xff"), thing(30, 50))), TILE)
+    things, unread = picture._things(view)
     assert (len(things), unread) == (1, 1)
     drawn(view.sample)
 
@@ -396,9 +397,9 @@ def test_any_text_can_be_drawn(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("written", "shown"),
     [("naïve Größe", "naive Grosse"), ("a\tb\0c", "a b c"), ("e\u0301 \u202eok", "e ok"), ("日本😀", "···")],
     ids=["accents", "controls", "marks", "no glyph"],
 )
-def test_characters_that_the_font_lacks_are_replaced(text, shown):
-    assert sheet._plain(text) == shown
+def test_characters_that_the_font_lacks_are_replaced(written, shown):
+    assert text.drawable_text(written) == shown
