@@ -36,7 +36,9 @@ class Image:
     """A picture, in the layout of the Hugging Face `Image` feature."""
 
     bytes: bytes | None = _column("binary", "the original file's bytes, never re-encoded")
-    path: str | None = _column("string", "file name; the only content in by-reference datasets")
+    path: str | None = _column(
+        "string", "file name; in by-reference datasets the picture's whole path or URI, and the only content"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

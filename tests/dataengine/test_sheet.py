@@ -17,7 +17,7 @@ from dataengine import masks
 from dataengine.conversation import render
 from dataengine.keyed import keyed
 from dataengine.sample import Condition, Image, Object, Prompt, Provenance, Sample, Turn
-from dataengine.sheet import contact_sheet, conversation, look, marks, picture
+from dataengine.sheet import contact_sheet, conversation, look, marks, picture, text
 from dataengine.sheet.look import COLORS, MARGIN
 
 H, W = 60, 80
