@@ -129,8 +129,14 @@ def _check_size(height: int, width: int) -> None:
 def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
     """Encode a crop onto its canvas; only the crop is touched.
 
-    The crop must lie inside the canvas.
+    Raises:
+        MaskError: `bad_size`: the crop does not lie inside the canvas.
     """
+    h, w = crop.mask.shape
+    if not (0 <= crop.x0 <= width - w and 0 <= crop.y0 <= height - h):
+        raise MaskError(
+            "bad_size", f"a crop of {w} x {h} px at {crop.x0}, {crop.y0} leaves its {width} x {height} canvas"
+        )
     return _rle_from_runs(kernels.runs_of_crop(crop.mask, crop.x0, crop.y0, height, width))
 
 

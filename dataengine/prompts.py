@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from dataengine import kernels, masks
-from dataengine.masks import Crop
+from dataengine.masks import Crop, MaskError
 from dataengine.sample import Prompt
 
 
@@ -20,12 +20,21 @@ def render(prompt: Prompt, height: int, width: int) -> Crop | None:
 
     Args:
         height, width: of the canvas, px.
+    Raises:
+        MaskError: a mask that cannot be decoded, or `prompt_points`: points that are none of this canvas, boxes turned
+            inside out, a radius larger than the canvas.
     """
     if prompt.status == "none":
         return None
     if prompt.rle is not None:
         return masks.crop_from_rle(prompt.rle, height, width)
-    points = np.array(prompt.points).reshape(-1, 2)
+    if len(prompt.points) % 2 or not prompt.points:
+        raise MaskError("prompt_points", f"a {prompt.kind} of {len(prompt.points)} numbers cannot be drawn")
+    points = np.array(prompt.points, dtype=np.float64).reshape(-1, 2)
+    inside = (points >= 0).all() and (points <= (width, height)).all()  # a NaN is neither
+    turned = prompt.kind == "box" and (len(points) % 2 or (points[::2] >= points[1::2]).any())
+    if not inside or turned or not 0 <= prompt.radius <= height + width:
+        raise MaskError("prompt_points", f"a {prompt.kind} has no place on {width} x {height} px: {prompt.points[:4]}…")
     if prompt.kind == "box":
         return boxes_crop(points.astype(np.int64).reshape(-1, 4))
     return discs_crop(np.floor(points).astype(np.int64), prompt.radius, height, width)

@@ -141,3 +141,9 @@ def test_any_bytes_are_checked_before_native_code(data):
     except masks.MaskError:
         return
     assert runs.sum() == 63
+
+
+@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (8, 0), (0, 7)])
+def test_a_crop_must_lie_on_its_canvas(place):
+    with pytest.raises(masks.MaskError, match="leaves its 10 x 9 canvas"):
+        masks.rle_from_crop(masks.Crop(np.ones((3, 3), bool), *place), 9, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +50,23 @@ def test_masks_are_themselves_and_nothing_is_nothing():
     expected[3:5, 7:9] = True
     assert (raster(render(prompt("mask", rle=masks.encode(expected)), 8, 20), 8, 20) == expected).all()
     assert render(prompt("point", status="none"), 8, 20) is None
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        prompt("point", points=(1e9, 5.0), parts=(1,), radius=3.0),
+        prompt("point", points=(-1.0, 5.0), parts=(1,), radius=3.0),
+        prompt("point", points=(float("nan"), 5.0), parts=(1,), radius=3.0),
+        prompt("point", points=(5.0, 5.0), parts=(1,), radius=1e7),
+        prompt("point", points=(5.0, 5.0), parts=(1,), radius=float("inf")),
+        prompt("point", points=(), parts=(), radius=1.0),
+        prompt("scribble", points=(5.0, 5.0, 7.0), parts=(1,), radius=1.0),
+        prompt("box", points=(9.0, 9.0, 2.0, 2.0), parts=(2,)),
+        prompt("box", points=(0.0, 0.0, 1e6, 10.0), parts=(2,)),
+        prompt("mask", rle=b"\xff"),
+    ],
+)
+def test_prompts_without_a_place_are_refused(shown):
+    with pytest.raises(masks.MaskError):
+        render(shown, 20, 30)
