@@ -87,7 +87,8 @@ def parse_options(task: str, options: Mapping[str, Any]) -> Options:
         return Options.model_validate({**options, "task": task})
     except ValidationError as error:
         first = error.errors()[0]
-        raise OptionError(f"{NAME}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        raise OptionError(f"{NAME}: {first['loc'][0]}: {problem}, not {first['input']!r}") from None
 
 
 # --- where the files are ---------------------------------------------------------------------------------------------
@@ -108,18 +109,23 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
     elif root is None:
         raise SourceError(f"{NAME}: no folder is given; use --source NAME=FOLDER, or name the files in the recipe")
     else:
-        found = _splits(Folder(root), kind, splits)
+        found = _splits(root, kind, splits)
     return [_part(root, files, split, kind, roles) for split in found]
 
 
-def _splits(root: Folder, kind: str, wanted: Sequence[str]) -> list[str]:
+def _annotated(root: str, kind: str) -> list[str]:
+    """The splits that have an annotation file."""
     pattern = re.compile(rf"{kind}_([A-Za-z0-9_.-]+)\.json")
-    there = [m.group(1) for name in (root / "annotations").names() if (m := pattern.fullmatch(name))]
+    return [m.group(1) for name in (Folder(root) / "annotations").names() if (m := pattern.fullmatch(name))]
+
+
+def _splits(root: str, kind: str, wanted: Sequence[str]) -> list[str]:
+    there = _annotated(root, kind)
     missing = [split for split in wanted if split not in there]
     if missing or not there:
         hint = f"; there are {', '.join(there)}" if there else ""
         raise SourceError(
-            f"{root.uri}: annotations/{kind}_{missing[0] if missing else '*'}.json is missing{hint}. A COCO folder has "
+            f"{root}: annotations/{kind}_{missing[0] if missing else '*'}.json is missing{hint}. A COCO folder has "
             f"annotations/{kind}_SPLIT.json and pictures in SPLIT/ or images/SPLIT/"
         )
     return list(wanted) or there
@@ -131,8 +137,8 @@ def _part(root: str | None, files: Mapping[str, str], split: str, kind: str, rol
         "images": [split, f"images/{split}"],
         "segments": [f"annotations/panoptic_{split}", f"panoptic_{split}"],
     }
-    if root is not None and "images" in roles and not any(e.endswith("/") for e in (Folder(root) / "images").entries()):
-        candidates["images"].append("images")  # of all splits; unless it has a folder for each
+    if root is not None and not any((Folder(root) / "images" / other).kind() for other in _annotated(root, kind)):
+        candidates["images"].append("images")  # one folder for all splits, unless it has one for each
     found = {}
     for role in roles:
         wanted = "file" if role == "annotations" else "folder"
@@ -169,6 +175,9 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
         Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
         for c in sorted(found.categories, key=lambda c: c["id"])
     )
+    nameless = [c.id for c in categories if not c.text]
+    if nameless:
+        raise SourceError(f"{place.uri}: category {nameless[0]} has no name that could be written in a question")
     return IndexReport(
         rows=found.images,
         records=found.images + found.annotations,

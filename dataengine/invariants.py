@@ -26,7 +26,7 @@ ROLES = ("user", "assistant")
 CONDITION_KINDS = ("phrase", "region")
 PROMPT_NAMES = frozenset(product(PROMPT_KINDS, PROFILES, PROMPT_STATUSES))
 INT16_MAX, INT32_MAX = 2**15 - 1, 2**31 - 1
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+MAX_RADIUS = 1024.0  # px
 
 
 class InvariantError(ReasonError):
@@ -261,14 +261,14 @@ def _check_prompts(sample_id: str, place: str, prompts: Sequence[Prompt]) -> Non
                         f"prompt_{name}",
                         f"{place}: a prompt has the {name} {value!r}, which is none of {known}",
                     )
-        if len(prompt.points) != 2 * sum(prompt.parts):
+        if not _is_drawable(prompt):
             raise InvariantError(
                 sample_id,
                 "prompt_points",
-                f"{place}: a {prompt.kind} of {len(prompt.points)} numbers has the parts {prompt.parts}",
+                f"{place}: a {prompt.kind} ({prompt.status}) of {len(prompt.points)} numbers in {prompt.parts}",
             )
         if not (
-            0 <= prompt.radius <= FLOAT32_MAX
+            0 <= prompt.radius <= MAX_RADIUS
             and 0 <= prompt.inside <= 1
             and 0 <= prompt.other <= 1
             and 0 <= prompt.version <= INT16_MAX
@@ -279,6 +279,21 @@ def _check_prompts(sample_id: str, place: str, prompts: Sequence[Prompt]) -> Non
                 f"{place}: a {prompt.kind} has radius {prompt.radius}, inside {prompt.inside}, other {prompt.other}, "
                 f"version {prompt.version}",
             )
+
+
+def _is_drawable(prompt: Prompt) -> bool:
+    """Whether a prompt has the geometry of its kind: whole parts, boxes of two ordered corners, masks as RLE."""
+    if prompt.status == "none":
+        return not prompt.points and not prompt.parts and prompt.rle is None
+    if prompt.kind == "mask":
+        return not prompt.points and not prompt.parts and prompt.rle is not None
+    points, parts = prompt.points, prompt.parts
+    if prompt.rle is not None or not parts or min(parts) < 1 or len(points) != 2 * sum(parts):
+        return False
+    if prompt.kind == "box":
+        corners = zip(points[::4], points[1::4], points[2::4], points[3::4], strict=False)
+        return set(parts) == {2} and all(a < c and b < d for a, b, c, d in corners)
+    return prompt.kind == "scribble" or set(parts) == {1}
 
 
 def _check_points(sample: Sample) -> None:

@@ -26,6 +26,12 @@ def _compiled(function: F) -> F:
         return numba.njit(nogil=True)(function)  # type: ignore[return-value]
 
 
+def cache_folder() -> str:
+    """Where compiled code is kept; empty where it cannot be."""
+    folder: str = components.stats.cache_path or ""  # type: ignore[attr-defined]
+    return folder
+
+
 # --- random numbers ----------------------------------------------------------------------------------------------
 
 

@@ -11,14 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataengine import builder, conversation, invariants
 from dataengine.builder import Context, IndexReport, Outcome
-from dataengine.engine.executors import run_local, run_ray
+from dataengine.engine.executors import EngineError, run_local, run_ray
 from dataengine.engine.faults import fault_point
 from dataengine.errors import ReasonError, UserError
 from dataengine.keyed import key_hash, keyed
 from dataengine.records import Account, Bad
-from dataengine.sample import Sample
+from dataengine.sample import Object, Sample
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit
 from dataengine.store.files import Folder, Stored, is_temporary
@@ -333,7 +335,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
         return commit
     if task.shard is None:
         raise AssertionError("what indexing refused is committed by the driver")
-    _one_thread()
+    _prepare()
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
     outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
@@ -358,11 +360,23 @@ def build_task(job: Job, task: ShardTask) -> Commit:
 
 
 @cache
-def _one_thread() -> None:
-    """Workers are the parallelism: OpenCV's own threads would only get in each other's way."""
-    import cv2
+def _prepare() -> None:
+    """Load every compiled loop, or compile it, before any work: trouble with that is nobody's picture's fault."""
+    from dataengine import kernels, masks
+    from prompts_sim import VERSIONS, simulate
 
-    cv2.setNumThreads(1)
+    try:
+        rles = [masks.rle_from_segmentation([[2, 2, 9, 2, 9, 9]], 12, 12)]
+        rles.append(masks.rle_from_segmentation({"size": [12, 12], "counts": [20, 3, 9, 3, 109]}, 12, 12))
+        things = [Object(rle=r, bbox=(0, 0, 1, 1), area=1, category_id=0, annotation_id="") for r in rles]
+        for profile in VERSIONS:
+            simulate(things, 12, 12, profile=profile, seed=0, image_key="")
+        kernels.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
+    except Exception as error:
+        place = kernels.cache_folder()
+        raise EngineError(
+            f"the compiled loops in {place} cannot be loaded ({type(error).__name__}: {error}); delete that folder"
+        ) from error
 
 
 def _commit(

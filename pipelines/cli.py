@@ -48,6 +48,10 @@ def _errors(progress: Any = None) -> Iterator[None]:
         raise stop("interrupted; what is committed stays, --resume goes on", 130) from None
     except (UserError, OSError) as error:
         raise stop(f"error: {error}", 1) from None
+    except Exception as error:
+        if progress is not None:
+            progress.fail(f"{type(error).__name__}: {error}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

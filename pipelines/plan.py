@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import dataengine
 from dataengine import builder, conversation, keyed
 from dataengine.builder import Context, IndexReport, Part
@@ -170,7 +172,12 @@ def identity_of(file: Any) -> tuple[str, dict[str, Any]]:
 
 def recipe_of(file: Any) -> Recipe:
     """The recipe of a plan, with the paths that were used."""
-    return Recipe.model_validate_json(_metadata(file)["dataengine.recipe"])
+    try:
+        return Recipe.model_validate_json(_metadata(file)["dataengine.recipe"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise DatasetError(f"{PLAN}: its recipe cannot be used by this version: {where}: {first['msg']}") from None
 
 
 def _metadata(file: Any) -> dict[str, str]:

@@ -19,8 +19,9 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("something is named twice")
+    again = [value for n, value in enumerate(values) if value in values[:n]]
+    if again:
+        raise ValueError(f"{again[0]} is named twice")
     return values
 
 
@@ -135,7 +136,7 @@ def load(name: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise RecipeError(f"{name}: {where}: {first['msg']}") from None
+        raise RecipeError(f"{name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
@@ -164,7 +165,7 @@ def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
     except ValidationError as error:
-        raise RecipeError(f"--source: {error.errors()[0]['msg']}") from None
+        raise RecipeError(f"--source: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def with_splits(recipe: Recipe, splits: list[str]) -> Recipe:
@@ -175,4 +176,4 @@ def with_splits(recipe: Recipe, splits: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
     except ValidationError as error:
-        raise RecipeError(f"--split: {error.errors()[0]['msg']}") from None
+        raise RecipeError(f"--split: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from dataengine import images, invariants
 from dataengine.keyed import key_hash, keyed
@@ -29,7 +30,7 @@ class Dataset:
         """All samples, one row group in memory at a time."""
         for shard in self.manifest["shards"]:
             if split in (None, shard["split"]):
-                with self.folder.open(shard["name"]) as file:
+                with self._opened(shard["name"]) as file:
                     yield from read_shard(file)
 
     def find(self, sample_id: str) -> Sample:
@@ -44,7 +45,7 @@ class Dataset:
         for entry in self.manifest["shards"]:
             if entry["source"] != source:
                 continue
-            with self.folder.open(entry["name"]) as file:
+            with self._opened(entry["name"]) as file:
                 shard = pq.ParquetFile(file)
                 for group in range(shard.num_row_groups):
                     ids = shard.read_row_group(group, columns=["sample_id"], use_threads=False).column(0).to_pylist()
@@ -72,7 +73,7 @@ class Dataset:
             base += entry["rows"]
             if not wanted:
                 continue
-            with self.folder.open(entry["name"]) as file:
+            with self._opened(entry["name"]) as file:
                 shard, first = pq.ParquetFile(file), 0
                 for group in range(shard.num_row_groups):
                     last = first + shard.metadata.row_group(group).num_rows
@@ -86,8 +87,19 @@ class Dataset:
     def quarantined(self) -> Iterator[dict[str, str]]:
         """The records that could not be built."""
         for entry in self.manifest["quarantine"]:
-            with self.folder.open(entry["name"]) as file:
+            with self._opened(entry["name"]) as file:
                 yield from quarantine.read(file)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        """A file of the dataset; where it cannot be read, the error names it."""
+        import pyarrow as pa
+
+        try:
+            with self.folder.open(name) as file:
+                yield file
+        except (pa.ArrowException, KeyError, TypeError) as error:
+            raise DatasetError(f"{self.folder.uri}: {name} is damaged: {error}") from None
 
 
 def open_dataset(uri: str) -> Dataset:
@@ -247,6 +259,8 @@ def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
         invariants.check(sample)
     except invariants.InvariantError as error:
         yield str(error)
+    except Exception as error:  # values that the schema allows and no check foresaw, such as a null among numbers
+        yield f"{sample.sample_id}: cannot be checked: {type(error).__name__}: {error}"
     if sample.image is not None:
         try:
             images.check(picture_of(sample.image), sample.height, sample.width)

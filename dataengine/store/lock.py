@@ -88,6 +88,9 @@ def _objects(out: Folder) -> Iterator[Callable[[], None]]:
         yield beat.check
     finally:
         beat.stop()
+        locks = out / REMOTE
+        for name in filter(is_temporary, locks.names()):  # of drivers that were killed while they wrote
+            locks.delete(name)
 
 
 class _Heartbeat:

@@ -144,7 +144,7 @@ def test_synth(call, tmp_path):
         (["vgd", "--out", "x", "--seed", str(1 << 63)], "error: seed 9223372036854775808: a seed is a whole number"),
         (["vgd", "--out", "x", "--source", "cooc=1"], "recipe vgd has the sources coco"),
         (["vgd", "--out", "x", "--source", "coco=1", "--source", "coco=2"], "--source coco: given twice"),
-        (["vgd", "--out", "x", "--split", "a", "--split", "a"], "--split: Value error, something is named twice"),
+        (["vgd", "--out", "x", "--split", "a", "--split", "a"], "--split: a is named twice"),
     ],
 )
 def test_mistakes_are_named(call, tmp_path, monkeypatch, arguments, message):
