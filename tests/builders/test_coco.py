@@ -238,6 +238,14 @@ def test_file_names_cannot_leave_the_folder(name):
         coco.safe_file_name(name)
 
 
+def test_a_category_without_a_name_is_refused(tmp_path, coco_tree):
+    tree = coco_tree(1)
+    tree.categories[1]["name"] = " - "
+    tree.save()
+    with pytest.raises(SourceError, match="category 2 has no name that could be written"):
+        read_all(tree.root, tmp_path)
+
+
 def test_names():
     assert coco.safe_file_name("train2017/a.jpg") == "train2017/a.jpg"
     assert coco.image_key("coco", 139) == "coco/000000000139"

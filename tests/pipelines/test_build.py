@@ -404,6 +404,17 @@ def test_a_defect_in_one_picture_does_not_stop_the_others(small, tmp_path, monke
     assert "IndexError: list index out of range" in messages
 
 
+def test_damaged_compiled_code_is_no_fault_of_the_pictures(small, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert cli("build", str(small), "--out", str(tmp_path / "out"), **cache).returncode == 0
+    for file in (tmp_path / "cache").rglob("*.nbc"):
+        file.write_bytes(file.read_bytes()[:100])
+    failed = cli("build", str(small), "--out", str(tmp_path / "again"), **cache)
+    assert failed.returncode == 1
+    assert f"error: the compiled loops in {tmp_path / 'cache'}" in failed.stderr
+    assert "delete that folder" in failed.stderr
+
+
 def test_a_builder_that_miscounts_is_caught(small, tmp_path, monkeypatch):
     from builders import coco
 

@@ -116,6 +116,27 @@ def test_preview(built, call, tmp_path):
         assert result.stderr.startswith("error: ")
 
 
+def test_damaged_shards_and_plans_are_named(built, call, tmp_path):
+    (shard,) = built.glob("shards/*")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    for command in (["preview", "--out", tmp_path / "a.png"], ["inspect", "--sample", "coco/train/x"]):
+        result = call(command[0], built, *command[1:])
+        assert result.exit_code == 1
+        assert f"error: {built}: shards/{shard.name} is damaged: " in result.stderr
+
+
+def test_a_defect_leaves_no_build_behind_that_seems_to_run(call, tmp_path, coco_tree, monkeypatch):
+    from pipelines import build
+
+    def broken(*_):
+        raise ZeroDivisionError("defect")
+
+    monkeypatch.setattr(build, "build_task", broken)
+    result = call("build", "vgd", "--source", f"coco={coco_tree(2).root}", "--out", tmp_path / "o")
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert json.loads((tmp_path / "o" / "status.json").read_text())["state"] == "failed"
+
+
 def test_replay(built, call):
     result = call("replay", built)
     assert "instances_train.json: image 3: image_missing -> image_missing" in result.stdout
