@@ -258,15 +258,7 @@ def _outcome(context: Context, row: Row) -> Outcome:
 def _quarantined(context: Context, name: str, row: Row, error: RecordError) -> Outcome:
     """What becomes of a picture that cannot be used; its annotations are counted as left out."""
     payload = f'{{"image": {row.image}, "annotations": [{", ".join(row.annotations)}]}}'
-    bad = Bad(
-        unit="images",
-        file=name,
-        record=f"image {row.image_id}",
-        group=str(row.image_id),
-        reason=error.reason,
-        message=str(error),
-        payload=payload[:MAX_PAYLOAD],
-    )
+    bad = _bad("images", name, f"image {row.image_id}", row, error, payload)
     left_out = Counter(annotations=len(row.annotations))
     if context.options.is_panoptic:
         left_out["segments"] = _num_segments(row)
@@ -377,7 +369,7 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: set[int
             crowd = _flag(value.get("iscrowd", 0))
             objects.append(_object(rle, height, width, category, str(value["id"]), crowd))
         except (masks.MaskError, RecordError) as error:
-            bad.append(_bad("annotations", file, f"annotation {value['id']}", row, error, text))
+            bad.append(_bad("annotations", file, f"annotation {value['id']} (image {row.image_id})", row, error, text))
     return Found(objects=tuple(objects)), bad
 
 
@@ -385,7 +377,7 @@ def _bad(unit: str, file: str, record: str, row: Row, error: masks.MaskError | R
     return Bad(
         unit=unit,
         file=file,
-        record=f"{record} (image {row.image_id})",
+        record=record,
         group=str(row.image_id),
         reason=error.reason,
         message=str(error),
@@ -456,7 +448,9 @@ def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Foun
                 raise RecordError("segment_area", f"area {info['area']!r} is stated, the PNG has {thing.area} px")
             objects.append(thing)
         except RecordError as error:
-            bad.append(_bad("segments", file, f"segment {info['id']}", row, error, json.dumps(info)))
+            bad.append(
+                _bad("segments", file, f"segment {info['id']} (image {row.image_id})", row, error, json.dumps(info))
+            )
             ignored.add(info["id"])
     void = [rles[name] for name in sorted(ignored) if name in rles]
     return Found(objects=tuple(objects), ignore=masks.union(void, base.height, base.width) if void else None), bad

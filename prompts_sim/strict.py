@@ -70,7 +70,7 @@ def depth_of(crop: Crop) -> np.ndarray:
     h, w = crop.mask.shape
     squares = np.empty((h, w), dtype=np.float32 if h * h + w * w < 1 << 24 else np.float64)
     kernels.squared_depth(crop.mask, squares)
-    return np.sqrt(squares, dtype=np.float32)
+    return np.sqrt(squares).astype(np.float32, copy=False)
 
 
 def _largest(shape: Shape, depth: np.ndarray) -> np.ndarray:
