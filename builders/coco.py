@@ -14,31 +14,65 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from builders import panoptic
-from builders.coco_index import Row, build_index, checked_namespace, is_whole, read_index, select
-from dataengine import images, masks, tokens
-from dataengine.builder import Context, IndexReport, OptionError, Outcome, Part, SourceError
+from builders import options as opts
+from builders import panoptic, places
+from builders.coco_index import build_index
+from builders.pictures import NAME_ERRORS, numbered_key, read_picture, safe_file_name, sample_of
+from builders.reading import (
+    RecordError,
+    bad,
+    checked_category,
+    checked_flag,
+    checked_size,
+    clean_name,
+    is_whole,
+    make_object,
+    outcomes,
+    plain,
+)
+from builders.rows import Row, read_keys, read_rows, select
+from dataengine import images, masks
+from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
 from dataengine.keyed import keyed
-from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
-from dataengine.sample import Condition, Image, License, Object, Provenance, Sample
+from dataengine.records import Account, Bad, Category
+from dataengine.sample import Condition, License, Object, Sample
 from dataengine.store.files import Folder
 
-__all__ = ["NAME", "TASKS", "VERSION", "index", "locate", "parse_options", "read", "select"]
+__all__ = [
+    "ABOUT",
+    "HELD_OUT",
+    "MARKS",
+    "NAME",
+    "TASKS",
+    "VERSION",
+    "image_keys",
+    "index",
+    "locate",
+    "parse_options",
+    "read",
+    "select",
+]
 
 NAME = "coco"
 VERSION = 1
 TASKS = ("vgdseg", "intseg", "genseg")
+ABOUT = About(
+    title="COCO",
+    url="https://cocodataset.org/#download",
+    license=License(name="CC BY 4.0", url="https://creativecommons.org/licenses/by/4.0/"),
+)
+HELD_OUT = ("val", "val2017")
+MARKS = ("annotations/instances_*.json", "annotations/panoptic_*.json")
 Variant = Literal["instance", "panoptic", "semantic"]
-NAME_ERRORS = (errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
-class Options(BaseModel):
+class Options(opts.NumberedOptions):
     """What a recipe may choose.
 
     variants: of `genseg`; `instance` reads the instances file, `panoptic` and `semantic` the panoptic one.
@@ -47,19 +81,13 @@ class Options(BaseModel):
         splits named train…, `all` elsewhere.
     max_negatives: of a sampled list; -1 for no limit.
     max_regions: of one `intseg` sample; more objects make more samples.
-    images: `embed` the file's bytes, or `reference` its whole path or URI.
-    image_namespace: whose image ids these are; by default what the file's `info.image_namespace` says, else `coco`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Literal["vgdseg", "intseg", "genseg"]
     variants: tuple[Variant, ...] = Field(default=("panoptic", "semantic"), min_length=1)
     categories: Literal["all", "positives", "sampled", "auto"] = "auto"
     max_negatives: int = Field(default=-1, ge=-1, strict=True)
     max_regions: int = Field(default=32, ge=1, strict=True)
-    images: Literal["embed", "reference"] = "embed"
-    image_namespace: Annotated[str, AfterValidator(checked_namespace)] | None = None
 
     @field_validator("variants")
     @classmethod
@@ -77,18 +105,7 @@ class Options(BaseModel):
 
 def parse_options(task: str, options: Mapping[str, Any]) -> Options:
     """See `Builder.parse_options`."""
-    if task not in TASKS:
-        raise OptionError(f"{NAME} builds {', '.join(TASKS)}, not {task}")
-    unknown = sorted(set(options) - set(Options.model_fields) | {"task"} & set(options))
-    if unknown:
-        known = ", ".join(sorted(set(Options.model_fields) - {"task"}))
-        raise OptionError(f"{NAME} has no option {unknown[0]!r}; it has {known}")
-    try:
-        return Options.model_validate({**options, "task": task})
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = first["msg"].removeprefix("Value error, ")
-        raise OptionError(f"{NAME}: {first['loc'][0]}: {problem}, not {first['input']!r}") from None
+    return opts.parse(Options, NAME, TASKS, task, options)
 
 
 # --- where the files are ---------------------------------------------------------------------------------------------
@@ -98,18 +115,14 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
     """See `Builder.locate`. Roles: `annotations`, `images`, `segments` (the folder of panoptic PNGs)."""
     kind = "panoptic" if options.is_panoptic else "instances"
     roles = ("annotations", "images") + (("segments",) if options.is_panoptic else ())
-    unknown = sorted(set(files) - set(roles))
-    if unknown:
-        raise SourceError(f"{NAME} has no file role {unknown[0]!r} here; it has {', '.join(roles)}")
+    places.check_roles(NAME, files, roles)
     if "annotations" in files:
         if len(splits) > 1:
             raise SourceError(f"{NAME}: one annotation file is one split, but the recipe names {', '.join(splits)}")
         stem = PurePosixPath(files["annotations"].partition("?")[0]).stem
         found = [splits[0] if splits else stem.removeprefix(f"{kind}_")]
-    elif root is None:
-        raise SourceError(f"{NAME}: no folder is given; use --source NAME=FOLDER, or name the files in the recipe")
     else:
-        found = _splits(root, kind, splits)
+        found = _splits(places.given_root(NAME, root), kind, splits)
     return [_part(root, files, split, kind, roles) for split in found]
 
 
@@ -139,19 +152,12 @@ def _part(root: str | None, files: Mapping[str, str], split: str, kind: str, rol
     }
     if root is not None and not any((Folder(root) / "images" / other).kind() for other in _annotated(root, kind)):
         candidates["images"].append("images")  # one folder for all splits, unless it has one for each
-    found = {}
-    for role in roles:
-        wanted = "file" if role == "annotations" else "folder"
-        places = [Folder(files[role])] if role in files else []
-        if not places and root is not None:
-            places = [Folder(root) / name for name in candidates[role]]
-        there = [place.uri for place in places if place.kind() == wanted]
-        if not there:
-            tried = ", ".join(place.uri for place in places) or f"no {role} in the recipe"
-            raise SourceError(
-                f"{NAME} {split}: the {role} {wanted} is missing (looked for: {tried}); --split chooses others"
-            )
-        found[role] = there[0]
+    found = {
+        role: places.find(
+            f"{NAME} {split}", role, "file" if role == "annotations" else "folder", root, files, candidates[role]
+        )
+        for role in roles
+    }
     return Part(split=split, files=found)
 
 
@@ -190,89 +196,48 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     )
 
 
-def plain(text: str) -> str:
-    """Text without the lone surrogates that JSON can carry."""
-    return text.encode("utf-8", "replace").decode()
+def image_keys(context: Context, index: Folder) -> Iterator[str]:
+    """See `Builder.image_keys`."""
+    for key in read_keys(index):
+        yield numbered_key(_namespace(context), int(key))
 
 
-def clean_name(name: str) -> str:
-    """A category name as it is written in a prompt: X-SAM's AAAI form ("sky-other-merged" becomes "sky")."""
-    cleaned = name
-    for suffix in ("-merged", "-other", "-stuff"):
-        cleaned = cleaned.replace(suffix, "")
-    cleaned = cleaned if cleaned.strip("- \n\t") else name
-    return tokens.escape(" ".join(cleaned.replace("-", " ").lower().split()))[0]
-
-
-def image_key(namespace: str, image_id: int) -> str:
-    """Identity of a picture across sources: `coco/000000000139`, the same for the 2014 and 2017 file names."""
-    return f"{namespace}/{image_id:012d}"
-
-
-def safe_file_name(name: Any) -> str:
-    """A relative path that stays inside its folder.
-
-    Raises:
-        ValueError: it is no text, empty, absolute, or climbs out with `..`.
-    """
-    if not isinstance(name, str) or not name or "\0" in name or name != plain(name):
-        raise ValueError(f"file_name {name!r} is no file name")
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name):
-        raise ValueError(f"file_name {name!r} leaves its folder")
-    return str(path)
+def _namespace(context: Context) -> str:
+    return context.options.image_namespace or context.extra["image_namespace"] or "coco"
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-class RecordError(ReasonError):
-    """A record that cannot be used."""
-
-
 def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Outcome]:
     """See `Builder.read`. Counts images and annotations; panoptic ones also segments."""
-    for row in read_index(index, start, stop):
-        yield _outcome(context, row)
+    return outcomes(context, read_rows(index, start, stop), _outcome, lambda row: _held(context, row))
 
 
 def _outcome(context: Context, row: Row) -> Outcome:
-    name = context.extra["file"]
-    try:
-        base = _base(context, name, row)
-        if context.options.is_panoptic:
-            found, bad = _segments(context, name, row, base)
-        else:
-            found, bad = objects_of(row, name, base.height, base.width, {c.id for c in context.categories})
-        samples = _samples(context, base, found)
-    except RecordError as error:
-        return _quarantined(context, name, row, error)
-    except (OSError, MemoryError, SourceError):
-        raise
-    except Exception as error:  # a defect; but this picture's, not the job's
-        return _quarantined(context, name, row, RecordError("internal_error", f"{type(error).__name__}: {error}"))
-    account = _account(context, row, found, bad, built=bool(samples))
-    return Outcome(group=str(row.image_id), samples=samples, bad=bad, account=account)
-
-
-def _quarantined(context: Context, name: str, row: Row, error: RecordError) -> Outcome:
-    """What becomes of a picture that cannot be used; its annotations are counted as left out."""
-    payload = f'{{"image": {row.image}, "annotations": [{", ".join(row.annotations)}]}}'
-    bad = _bad("images", name, f"image {row.image_id}", row, error, payload)
-    left_out = Counter(annotations=len(row.annotations))
+    base = _base(context, row)
     if context.options.is_panoptic:
-        left_out["segments"] = _num_segments(row)
-    account = Account(read=Counter(images=1) + left_out)
-    for unit, number in left_out.items():
-        account.filter(unit, "image_quarantined", number)
-    account.quarantine([bad])
-    return Outcome(group=str(row.image_id), bad=[bad], account=account)
+        found, refused = _segments(context, row, base)
+    else:
+        categories = {c.id for c in context.categories}
+        found, refused = objects_of(row, context.extra["file"], base.height, base.width, categories)
+    samples = _samples(context, base, found)
+    account = _account(context, row, found, refused, built=bool(samples))
+    return Outcome(group=row.key, samples=samples, bad=refused, account=account)
+
+
+def _held(context: Context, row: Row) -> Counter[str]:
+    """What a picture's row holds, however bad it is."""
+    held = Counter(annotations=len(row.members))
+    if context.options.is_panoptic:
+        held["segments"] = _num_segments(row)
+    return held
 
 
 def _num_segments(row: Row) -> int:
     """How many segments a panoptic picture states."""
     try:
-        infos = json.loads(row.annotations[0]).get("segments_info") if row.annotations else None
+        infos = json.loads(row.members[0]).get("segments_info") if row.members else None
     except RecursionError:
         return 0
     return len(infos) if isinstance(infos, list) else 0
@@ -286,18 +251,17 @@ class Found:
     ignore: bytes | None = None
 
 
-def _account(context: Context, row: Row, found: Found, bad: list[Bad], built: bool) -> Account:
-    account = Account(read=Counter(images=1, annotations=len(row.annotations)))
-    account.quarantine(bad)
+def _account(context: Context, row: Row, found: Found, refused: list[Bad], built: bool) -> Account:
+    account = Account(read=Counter(images=1, annotations=len(row.members)))
+    account.quarantine(refused)
     whole = Counter(images=1, annotations=len(found.objects))
     if built and context.options.task == "intseg":  # crowds stay out of it
         crowds = sum(thing.crowd for thing in found.objects)
         whole["annotations"] -= crowds
         account.filter("annotations", "crowd", crowds)
     if context.options.is_panoptic:
-        refused = sum(b.unit == "segments" for b in bad)
-        account.read["segments"] = len(found.objects) + refused
-        whole = Counter(images=1, annotations=len(row.annotations), segments=len(found.objects))
+        account.read["segments"] = len(found.objects) + sum(b.unit == "segments" for b in refused)
+        whole = Counter(images=1, annotations=len(row.members), segments=len(found.objects))
     if built:
         account.built = whole
     else:
@@ -306,53 +270,21 @@ def _account(context: Context, row: Row, found: Found, bad: list[Bad], built: bo
     return account
 
 
-def _base(context: Context, name: str, row: Row) -> Sample:
+def _base(context: Context, row: Row) -> Sample:
     """The sample of a picture with nothing in it yet; the picture is read and its header checked."""
-    value = json.loads(row.image)
-    height, width = value.get("height"), value.get("width")
-    if not is_whole(height) or not is_whole(width) or not 0 < height * width < masks.MAX_PIXELS:
-        raise RecordError("bad_field", f"height {height!r} and width {width!r} must be whole numbers of pixels")
-    try:
-        file_name = safe_file_name(value.get("file_name"))
-    except ValueError as error:
-        raise RecordError("unsafe_file_name", str(error)) from None
-    folder = Folder(context.part.files["images"])
-    data = _picture(folder, file_name)
-    try:
-        images.check(data, height, width)
-    except images.ImageError as error:
-        raise RecordError(error.reason, f"{file_name}: {error}") from None
-    key = image_key(context.options.image_namespace or context.extra["image_namespace"] or "coco", row.image_id)
-    names = context.extra["licenses"].get(str(value.get("license")), (None, None))
-    return Sample(
-        sample_id=f"{context.source}/{context.part.split}/{key}/{context.task}",
-        task=context.options.task,
-        source=context.source,
-        split=context.part.split,
-        image=Image(bytes=data, path=file_name)
-        if context.options.images == "embed"
-        else Image(bytes=None, path=(folder / file_name).uri),
-        image_key=key,
-        height=height,
-        width=width,
-        license=License(name=names[0], url=names[1]),
-        provenance=Provenance(
-            file=name, record=f"image {row.image_id}", builder=NAME, version=VERSION, seed=context.seed
-        ),
+    value = json.loads(row.record)
+    height, width = checked_size(value)
+    name = safe_file_name(value.get("file_name"))
+    picture = read_picture(Folder(context.part.files["images"]), [name], height, width)
+    names = context.extra["licenses"].get(str(value.get("license")))
+    return sample_of(
+        context,
+        picture,
+        key=numbered_key(_namespace(context), int(row.key)),
+        file=context.extra["file"],
+        record=f"image {row.key}",
+        license=None if names is None else License(name=names[0], url=names[1]),
     )
-
-
-def _picture(folder: Folder, file_name: str) -> bytes:
-    try:
-        return folder.read(file_name)
-    except FileNotFoundError:
-        if folder.kind() != "folder":  # not this record's fault: the source went away
-            raise SourceError(f"{folder.uri}: the image folder is gone") from None
-        raise RecordError("image_missing", f"{file_name} is not in the image folder") from None
-    except OSError as error:
-        if error.errno not in NAME_ERRORS:  # the disk or the network, not this record
-            raise
-        raise RecordError("image_unreadable", f"{file_name} cannot be read: {error.strerror}") from None
 
 
 def objects_of(row: Row, file: str, height: int, width: int, categories: set[int]) -> tuple[Found, list[Bad]]:
@@ -360,63 +292,37 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: set[int
 
     Every annotation is in exactly one of the two. Crowds are kept, flagged.
     """
-    objects, bad = [], []
-    for text in row.annotations:
+    objects, refused = [], []
+    for text in row.members:
         value = json.loads(text)
         try:
-            category = _category(value.get("category_id"), categories)
-            rle = masks.rle_from_segmentation(value.get("segmentation"), height, width)
-            crowd = _flag(value.get("iscrowd", 0))
-            objects.append(_object(rle, height, width, category, str(value["id"]), crowd))
-        except (masks.MaskError, RecordError) as error:
-            bad.append(_bad("annotations", file, f"annotation {value['id']} (image {row.image_id})", row, error, text))
-    return Found(objects=tuple(objects)), bad
+            objects.append(object_of(value, height, width, categories))
+        except ReasonError as error:
+            record = f"annotation {value['id']} (image {row.key})"
+            refused.append(bad("annotations", file, record, row, error, text))
+    return Found(objects=tuple(objects)), refused
 
 
-def _bad(unit: str, file: str, record: str, row: Row, error: masks.MaskError | RecordError, text: str) -> Bad:
-    return Bad(
-        unit=unit,
-        file=file,
-        record=record,
-        group=str(row.image_id),
-        reason=error.reason,
-        message=str(error),
-        payload=text[:MAX_PAYLOAD],
-    )
+def object_of(annotation: Mapping[str, Any], height: int, width: int, categories: set[int]) -> Object:
+    """The object of a COCO annotation.
+
+    Raises:
+        RecordError, masks.MaskError
+    """
+    category = checked_category(annotation.get("category_id"), categories)
+    rle = masks.rle_from_segmentation(annotation.get("segmentation"), height, width)
+    crowd = checked_flag(annotation.get("iscrowd", 0))
+    return make_object(rle, height, width, category, str(annotation["id"]), crowd=crowd)
 
 
-def _category(value: Any, categories: set[int]) -> int:
-    if not is_whole(value) or value not in categories:
-        raise RecordError("unknown_category", f"category {value!r} does not exist")
-    return int(value)
-
-
-def _flag(value: Any) -> bool:
-    if value not in (0, 1):  # True and False are 1 and 0
-        raise RecordError("bad_field", f"iscrowd must be 0 or 1, not {value!r}")
-    return bool(value)
-
-
-def _object(rle: bytes, height: int, width: int, category: int, annotation_id: str, crowd: bool) -> Object:
-    area, (x, y, w, h) = masks.measure(rle, height, width)
-    return Object(
-        rle=rle,
-        bbox=(float(x), float(y), float(w), float(h)),
-        area=area,
-        category_id=category,
-        annotation_id=annotation_id,
-        crowd=crowd,
-    )
-
-
-def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Found, list[Bad]]:
+def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad]]:
     """The segments of a panoptic picture, and those that cannot be used.
 
     Void pixels count neither way, and those of refused segments do not: what they show is not known.
     """
-    if not row.annotations:
+    if not row.members:
         raise RecordError("no_segments", "the picture has no panoptic annotation")
-    value = json.loads(row.annotations[0])
+    value = json.loads(row.members[0])
     infos = value.get("segments_info")
     if not isinstance(infos, list) or not all(isinstance(i, dict) and is_whole(i.get("id")) for i in infos):
         raise RecordError("bad_field", "segments_info must be a list of segments with whole-number ids")
@@ -435,25 +341,24 @@ def _segments(context: Context, file: str, row: Row, base: Sample) -> tuple[Foun
     stray = sorted(set(rles) - {i["id"] for i in infos} - {panoptic.VOID})
     if stray:
         raise RecordError("unknown_segment", f"the PNG has segment {stray[0]}, which segments_info does not")
-    objects, bad, ignored = [], [], {panoptic.VOID}
+    objects, refused, ignored = [], [], {panoptic.VOID}
     categories = {c.id for c in context.categories}
     for info in sorted(infos, key=lambda i: i["id"]):
         try:
-            category = _category(info.get("category_id"), categories)
+            category = checked_category(info.get("category_id"), categories)
             if info["id"] not in rles or info["id"] == panoptic.VOID:
                 raise RecordError("empty_mask", "the segment has no pixel in the PNG")
-            crowd = _flag(info.get("iscrowd", 0))
-            thing = _object(rles[info["id"]], base.height, base.width, category, str(info["id"]), crowd)
+            crowd = checked_flag(info.get("iscrowd", 0))
+            thing = make_object(rles[info["id"]], base.height, base.width, category, str(info["id"]), crowd=crowd)
             if info.get("area", thing.area) != thing.area:
                 raise RecordError("segment_area", f"area {info['area']!r} is stated, the PNG has {thing.area} px")
             objects.append(thing)
         except RecordError as error:
-            bad.append(
-                _bad("segments", file, f"segment {info['id']} (image {row.image_id})", row, error, json.dumps(info))
-            )
+            record = f"segment {info['id']} (image {row.key})"
+            refused.append(bad("segments", context.extra["file"], record, row, error, json.dumps(info)))
             ignored.add(info["id"])
     void = [rles[name] for name in sorted(ignored) if name in rles]
-    return Found(objects=tuple(objects), ignore=masks.union(void, base.height, base.width) if void else None), bad
+    return Found(objects=tuple(objects), ignore=masks.union(void, base.height, base.width) if void else None), refused
 
 
 def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
@@ -515,7 +420,7 @@ def _merged(base: Sample) -> tuple[Object, ...]:
     for category in sorted({thing.category_id for thing in base.objects}):
         parts = [thing.rle for thing in base.objects if thing.category_id == category]
         rle = masks.union(parts, base.height, base.width) if len(parts) > 1 else parts[0]
-        merged.append(_object(rle, base.height, base.width, category, f"category {category}", crowd=False))
+        merged.append(make_object(rle, base.height, base.width, category, f"category {category}"))
     return tuple(merged)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dataengine.errors import UserError
 from dataengine.records import Account, Bad, Category
-from dataengine.sample import Sample
+from dataengine.sample import License, Sample
 from dataengine.store.files import Folder
 
 GROUP = "dataengine.builders"
@@ -27,6 +27,15 @@ class SourceError(UserError):
 
 class OptionError(UserError):
     """An option that a builder does not know or cannot use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a source is: its title, where it is published, and the licence of its annotations."""
+
+    title: str
+    url: str
+    license: License = License()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +67,14 @@ class IndexReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What reading needs besides the index: the source's name in the recipe, the task, checked options, the seed."""
+    """What reading needs besides the index: the source's name in the recipe, the task, checked options, the seed.
 
+    builder, version, about: who reads, for the samples' provenance and licence.
+    """
+
+    builder: str
+    version: int
+    about: About
     source: str
     task: str
     part: Part
@@ -73,10 +88,11 @@ class Context:
 class Outcome:
     """What became of one index row: samples without turns, bad records, and counts that add up.
 
-    group: the row's key, by which a bad record is found again (`Bad.group`).
+    group: the row's key, by which a bad record is found again (`Bad.group`). unit: what a row is counted as.
     """
 
     group: str
+    unit: str = "images"
     samples: list[Sample] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     account: Account = field(default_factory=Account)
@@ -88,6 +104,9 @@ class Builder(Protocol):
     NAME: str
     VERSION: int
     TASKS: tuple[str, ...]
+    ABOUT: About
+    HELD_OUT: tuple[str, ...]  # splits whose pictures must not be trained on
+    MARKS: tuple[str, ...]  # paths below the root, with `*`, by which a folder or file of the source is known
 
     def parse_options(self, task: str, options: Mapping[str, Any]) -> Any:
         """Check a recipe's task and `options`; what comes back is handed to the functions below and to workers.
@@ -121,9 +140,31 @@ class Builder(Protocol):
         """
         ...
 
+    def image_keys(self, context: Context, index: Folder) -> Iterator[str]:
+        """`Sample.image_key` of each row, in order, from the index alone; "" where the row has no picture."""
+        ...
+
     def select(self, index: Path, groups: set[str], target: Path) -> int:
         """Write an index of only the rows of these groups (`Bad.group`), in order; returns how many there are."""
         ...
+
+
+def make_context(
+    builder: Builder, source: str, task: str, part: Part, report: IndexReport, options: Any, seed: int
+) -> Context:
+    """What reading a split needs, from what indexing it gave."""
+    return Context(
+        builder=builder.NAME,
+        version=builder.VERSION,
+        about=builder.ABOUT,
+        source=source,
+        task=task,
+        part=part,
+        categories=report.categories,
+        extra=report.extra,
+        options=options,
+        seed=seed,
+    )
 
 
 def names() -> list[str]:

@@ -30,12 +30,12 @@ class Header:
     format: str
 
 
-def check(data: bytes, height: int, width: int) -> Header:
+def check(data: bytes, height: int | None = None, width: int | None = None) -> Header:
     """Check the bytes of an image file against the annotated size.
 
     Args:
         data: the whole file.
-        height, width: pixels, as annotated.
+        height, width: pixels, as annotated; None where nothing is annotated.
     Raises:
         ImageError: `image_unreadable` (no JPEG, PNG or WEBP file, or a damaged one), `image_truncated`,
             `image_too_large`, `image_size`, `image_mode` (CMYK, 16 bit, …: loaders disagree on their colours) or
@@ -47,7 +47,7 @@ def check(data: bytes, height: int, width: int) -> Header:
         raise ImageError("image_truncated", "the WEBP file ends before its picture does")
     header, orientation = _header(data)
     check_size(header.height, header.width)
-    if (header.height, header.width) != (height, width):
+    if height is not None and (header.height, header.width) != (height, width):
         raise ImageError(
             "image_size",
             f"the image is {header.width} x {header.height} px, its annotation says {width} x {height}",

@@ -28,8 +28,8 @@ SCALAR_END = re.compile(r"[\s,\]}]")
 class Record:
     """One element of a top-level array, or the whole value of any other key.
 
-    section: the key it stands under. position: ordinal in its array. text: its JSON, as it stands in the file.
-    error: why Python cannot hold the value, which is None then.
+    section: the key it stands under, "" in a file of rows. position: ordinal in its array. text: its JSON, as it stands
+    in the file. error: why Python cannot hold the value, which is None then.
     """
 
     section: str
@@ -177,6 +177,34 @@ def iter_records(file: BinaryIO, name: str, lists: dict[str, bool] | None = None
         window.section = None
         if window.peek() != "}":
             window.take(",")
+
+
+def iter_rows(file: BinaryIO, name: str) -> Iterator[Record]:
+    """Stream the elements of a file that is one JSON array, or one JSON value a line; their section is "".
+
+    Args:
+        file: the file, opened. name: what messages call it.
+    Raises:
+        SourceError: the file is empty, something else, damaged or cut off, or a value is longer than MAX_ELEMENT.
+    """
+    window = _Window(file, name)
+    first = window.peek()
+    if not first:
+        raise SourceError(f"{name}: the file is empty")
+    window.section = ""
+    if first == "[":
+        yield from _elements(window, "")
+        if window.peek():
+            raise window.unexpected("the end of the file")
+    elif first == "{":
+        position = 0
+        while window.peek():
+            window.position = position
+            value, text, error = window.value()
+            yield Record(section="", position=position, value=value, text=text, error=error)
+            position += 1
+    else:
+        raise window.unexpected("a JSON array, or one JSON object a line")
 
 
 def _elements(window: _Window, section: str) -> Iterator[Record]:

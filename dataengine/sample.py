@@ -152,6 +152,7 @@ class Provenance:
     builder: str = _column("string", "builder name")
     version: int = _column("int16", "builder version")
     seed: int = _column("int64", "the build's seed")
+    url: str | None = _column("string", "where the source is published", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,9 @@ class Sample:
     conditions: tuple[Condition, ...] = _column("list<Condition>", "what to segment", default=())
     references: tuple[Reference, ...] = _column("list<Reference>", "exemplars in other pictures", default=())
     ignore: bytes | None = _column("binary", "RLE of pixels that count neither way, or null", default=None)
-    license: License = _column("License", "licence of the picture", default=License())
+    license: License = _column(
+        "License", "licence of the picture, or of the source where a picture has none of its own", default=License()
+    )
     provenance: Provenance = _column("Provenance", "where it comes from")
 
 

@@ -221,15 +221,8 @@ def _remove_remote_indexes(folder: Folder) -> None:
 
 def context_of(split: Split, seed: int) -> Context:
     """What the builder needs to read a split."""
-    return Context(
-        source=split.source,
-        task=split.spec.task,
-        part=split.part,
-        categories=split.report.categories,
-        extra=split.report.extra,
-        options=split.options,
-        seed=seed,
-    )
+    made = builder.load(split.spec.builder)
+    return builder.make_context(made, split.source, split.spec.task, split.part, split.report, split.options, seed)
 
 
 def _run_tasks(
@@ -458,7 +451,7 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
     """The outcome of a picture one of whose samples does not hold."""
     origin = outcome.samples[0].provenance
     bad = Bad(
-        unit="images",
+        unit=outcome.unit,
         file=origin.file,
         record=origin.record,
         group=outcome.group,
@@ -468,7 +461,7 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
     )
     account = Account()
     account.add(outcome.account)
-    del account.built["images"]
-    _filter_built(account, "image_quarantined")
+    del account.built[outcome.unit]
+    _filter_built(account, f"{outcome.unit.removesuffix('s')}_quarantined")
     account.quarantine([bad])
     return replace(outcome, samples=[], bad=[*outcome.bad, bad], account=account)

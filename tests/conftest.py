@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+from dataengine.builder import Context, IndexReport, Outcome, Part, make_context
+from dataengine.records import Account, Bad
+from dataengine.sample import Sample
+from dataengine.store.files import Folder
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("steady")
@@ -81,6 +87,56 @@ def coco_tree(tmp_path):
         return CocoTree(tmp_path / f"coco{made}", num_images, split)
 
     return make
+
+
+@dataclass
+class Reading:
+    """What a builder made of one split."""
+
+    part: Part
+    report: IndexReport
+    context: Context
+    index: Folder
+    outcomes: list[Outcome]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for outcome in self.outcomes for sample in outcome.samples]
+
+    @property
+    def bad(self) -> list[Bad]:
+        return [*self.report.bad, *(bad for outcome in self.outcomes for bad in outcome.bad)]
+
+    @property
+    def account(self) -> Account:
+        """Of everything; checked to add up, row by row."""
+        total = Account()
+        for name, account in [("index", self.report.account), *((o.group, o.account) for o in self.outcomes)]:
+            account.check(name)
+            total.add(account)
+        return total
+
+
+@pytest.fixture
+def read_source(tmp_path):
+    """Reads a source as a build does: `read_source(builder, root, task)` gives a `Reading` for each split."""
+    made = 0
+
+    def read(builder, root, task, *, files=None, splits=(), seed=0, **options) -> list[Reading]:
+        nonlocal made
+        parsed = builder.parse_options(task, options)
+        readings = []
+        for part in builder.locate(None if root is None else str(root), files or {}, splits, parsed):
+            made += 1
+            target = tmp_path / f"index{made}.arrow"
+            report = builder.index(part, parsed, target)
+            context = make_context(builder, builder.NAME, task, part, report, parsed, seed)
+            index = Folder(str(target))
+            outcomes = list(builder.read(context, index, 0, report.rows))
+            readings.append(Reading(part, report, context, index, outcomes))
+        return readings
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,14 @@ class Folder:
         base, mark, query = self.uri.partition("?")
         return Folder(f"{base.rstrip('/')}/{name}{mark}{query}" if not self.is_local else str(self.path / name))
 
+    @property
+    def parent(self) -> Folder:
+        """The folder that this one lies in."""
+        if self.is_local:
+            return Folder(str(self.path.absolute().parent))
+        base, mark, query = self.uri.partition("?")
+        return Folder(f"{base.rstrip('/').rpartition('/')[0]}{mark}{query}")
+
     def _remote(self, name: str = "") -> tuple[Any, str]:
         system, base = _filesystem(self.uri)
         return system, f"{base.rstrip('/')}/{name}".rstrip("/")

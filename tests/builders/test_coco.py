@@ -15,8 +15,10 @@ from PIL import Image
 from pycocotools import mask as oracle
 
 from builders import coco, panoptic
+from builders.pictures import numbered_key, safe_file_name
+from builders.reading import clean_name
 from dataengine import masks
-from dataengine.builder import Context, OptionError, SourceError
+from dataengine.builder import OptionError, SourceError, make_context
 from dataengine.keyed import keyed
 from dataengine.records import Account
 from dataengine.store.files import Folder
@@ -27,15 +29,7 @@ def read_all(root: Path, folder: Path, task: str = "vgdseg", files=None, splits=
     parsed = coco.parse_options(task, options)
     (part,) = coco.locate(str(root), files or {}, splits, parsed)
     report = coco.index(part, parsed, folder / "index.arrow")
-    context = Context(
-        source="coco",
-        task=task,
-        part=part,
-        categories=report.categories,
-        extra=report.extra,
-        options=parsed,
-        seed=seed,
-    )
+    context = make_context(coco, "coco", task, part, report, parsed, seed)
     return list(coco.read(context, Folder(str(folder / "index.arrow")), 0, report.rows)), report
 
 
@@ -208,15 +202,7 @@ def test_a_lost_image_folder_stops(tmp_path, coco_tree):
     for path in (tree.root / "train").iterdir():
         path.unlink()
     (tree.root / "train").rmdir()
-    context = Context(
-        source="coco",
-        task="vgdseg",
-        part=part,
-        categories=report.categories,
-        extra=report.extra,
-        options=parsed,
-        seed=0,
-    )
+    context = make_context(coco, "coco", "vgdseg", part, report, parsed, 0)
     with pytest.raises(SourceError, match="the image folder is gone"):
         list(coco.read(context, Folder(str(tmp_path / "index.arrow")), 0, 1))
 
@@ -235,7 +221,7 @@ def test_text_that_is_no_unicode_does_no_harm(tmp_path, coco_tree):
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "x/../../y", "..\\a.jpg", "C:\\a.jpg", "", None, "a\0b"])
 def test_file_names_cannot_leave_the_folder(name):
     with pytest.raises(ValueError, match="file_name"):
-        coco.safe_file_name(name)
+        safe_file_name(name)
 
 
 def test_a_category_without_a_name_is_refused(tmp_path, coco_tree):
@@ -247,8 +233,8 @@ def test_a_category_without_a_name_is_refused(tmp_path, coco_tree):
 
 
 def test_names():
-    assert coco.safe_file_name("train2017/a.jpg") == "train2017/a.jpg"
-    assert coco.image_key("coco", 139) == "coco/000000000139"
+    assert safe_file_name("train2017/a.jpg") == "train2017/a.jpg"
+    assert numbered_key("coco", 139) == "coco/000000000139"
     names = [
         "sky-other-merged",
         "wall-brick",
@@ -260,7 +246,7 @@ def test_names():
         "-other",
         "a\nb ",
     ]
-    assert [coco.clean_name(n) for n in names] == [
+    assert [clean_name(n) for n in names] == [
         "sky",
         "wall brick",
         "water",
@@ -475,7 +461,7 @@ def test_published_instances_are_accounted_for(tmp_path, fixtures, split):
         assert found[a["id"]].rle == truth["counts"]
         assert found[a["id"]].area == oracle.area(truth)
     licenses = {entry["id"]: entry["name"] for entry in document["licenses"]}
-    by_key = {coco.image_key("coco", image["id"]): licenses[image["license"]] for image in document["images"]}
+    by_key = {numbered_key("coco", image["id"]): licenses[image["license"]] for image in document["images"]}
     for outcome in outcomes:
         for sample in outcome.samples:
             assert sample.license.name == by_key[sample.image_key]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders import coco_index
+from builders.rows import read_rows, select
 from dataengine.builder import SourceError
 from dataengine.store.files import Folder
 
@@ -39,10 +40,10 @@ def index_of(path: Path, key: str = "id") -> coco_index.Index:
 
 def test_rows_are_sorted_whatever_the_file_order(tmp_path):
     index = index_of(write(tmp_path, annotations=[annotation(5), annotation(9, 2), annotation(3)]))
-    rows = list(coco_index.read_index(Folder(str(tmp_path / "index.arrow"))))
-    assert [(r.image_id, [json.loads(a)["id"] for a in r.annotations]) for r in rows] == [(1, [3, 5]), (2, [9])]
+    rows = list(read_rows(Folder(str(tmp_path / "index.arrow"))))
+    assert [(int(r.key), [json.loads(a)["id"] for a in r.members]) for r in rows] == [(1, [3, 5]), (2, [9])]
     assert (index.images, index.annotations, index.bad) == (2, 3, [])
-    assert [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "index.arrow")), 1, 2)] == [2]
+    assert [int(r.key) for r in read_rows(Folder(str(tmp_path / "index.arrow")), 1, 2)] == [2]
     again = index_of(write(tmp_path, annotations=[annotation(3), annotation(5), annotation(9, 2)]))
     assert again.fingerprint == index.fingerprint
     assert again.sha256 != index.sha256
@@ -53,11 +54,11 @@ def test_rows_are_sorted_whatever_the_file_order(tmp_path):
 def test_rows_are_the_same_across_batches(tmp_path):
     images = [{"id": n} for n in range(1, 600)]
     index_of(write(tmp_path, images=images, annotations=[annotation(n, n) for n in range(1, 600)]))
-    ids = [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "index.arrow")), 250, 520)]
+    ids = [int(r.key) for r in read_rows(Folder(str(tmp_path / "index.arrow")), 250, 520)]
     assert ids == list(range(251, 521))
     wanted = {str(n) for n in range(1, 600, 2)} | {"777", "x"}
-    assert coco_index.select(tmp_path / "index.arrow", wanted, tmp_path / "some.arrow") == 300
-    ids = [r.image_id for r in coco_index.read_index(Folder(str(tmp_path / "some.arrow")), 250, 270)]
+    assert select(tmp_path / "index.arrow", wanted, tmp_path / "some.arrow") == 300
+    ids = [int(r.key) for r in read_rows(Folder(str(tmp_path / "some.arrow")), 250, 270)]
     assert ids == list(range(501, 541, 2))
 
 

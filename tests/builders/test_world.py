@@ -17,7 +17,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from builders.coco import objects_of
-from builders.coco_index import build_index, read_index
+from builders.coco_index import build_index
+from builders.rows import read_rows
 from builders.world import STUFF, THINGS, make_scene
 from builders.world_text import captions, references
 from builders.world_tree import TreeSummary, pixel_outlines, write_tree
@@ -168,11 +169,11 @@ def test_the_reader_takes_every_record(tree: Tree, tmp_path: Path, name: str, ke
     assert index.annotations == len(tree.files[name]["annotations"])
     assert index.licenses["1"][0] == "CC0 1.0"
     assert index.namespace == "shapes-train-0"
-    for row in read_index(Folder(str(tmp_path / "index"))) if name == "instances" else ():
-        image = tree.images[row.image_id]
+    for row in read_rows(Folder(str(tmp_path / "index"))) if name == "instances" else ():
+        image = tree.images[int(row.key)]
         found, bad = objects_of(row, name, image["height"], image["width"], {kind.id for kind in THINGS})
         assert bad == []
-        for thing, annotation in zip(found.objects, tree.objects[row.image_id], strict=True):
+        for thing, annotation in zip(found.objects, tree.objects[int(row.key)], strict=True):
             assert (thing.area, thing.bbox) == (annotation["area"], tuple(annotation["bbox"]))
 
 
