@@ -79,12 +79,12 @@ def build_index(file: BinaryIO, name: str, target: Path, *, key: str = "id") -> 
                 if _is_usable(index, name, record, ("image_id", key)):
                     gathering.member(record.value["image_id"], record.value[key], record.text)
             elif record.section == "categories":
-                _add_category(index, name, record)
+                add_category(index, name, record)
             elif record.section == "licenses":
-                _add_license(index, record)
+                add_license(index, record)
             elif record.section == "info":
-                _add_info(index, record)
-        _check_sections(name, lists, sections)
+                add_info(index, record)
+        check_sections(name, lists, sections)
         for refused in gathering.settle():
             _refuse(index, _bad(name, refused))
         written = gathering.write(target)
@@ -104,7 +104,7 @@ def checked_namespace(text: Any) -> str:
     return text
 
 
-def _check_sections(name: str, lists: Mapping[str, bool], records: Mapping[str, int]) -> None:
+def check_sections(name: str, lists: Mapping[str, bool], records: Mapping[str, int]) -> None:
     """See `build_index`. lists: the file's keys, and whether each is a list. records: how many each holds."""
     keys = ", ".join(shown(key) for key in list(lists)[:20]) or "none"
     missing = [section for section in REQUIRED if section not in lists]
@@ -118,7 +118,7 @@ def _check_sections(name: str, lists: Mapping[str, bool], records: Mapping[str, 
             raise SourceError(f"{name}: it holds no {one}")
 
 
-def _add_category(index: Index, name: str, record: Record) -> None:
+def add_category(index: Index, name: str, record: Record) -> None:
     value = record.value
     usable = isinstance(value, dict) and is_whole(value.get("id")) and isinstance(value.get("name"), str)
     if not usable or value["id"] >= 1 << 31:
@@ -129,7 +129,7 @@ def _add_category(index: Index, name: str, record: Record) -> None:
     index.categories.append(value)
 
 
-def _add_license(index: Index, record: Record) -> None:
+def add_license(index: Index, record: Record) -> None:
     value = record.value
     if isinstance(value, dict) and is_whole(value.get("id")):
         entries = [value.get("name"), value.get("url")]
@@ -137,7 +137,7 @@ def _add_license(index: Index, record: Record) -> None:
         index.licenses[str(value["id"])] = texts
 
 
-def _add_info(index: Index, record: Record) -> None:
+def add_info(index: Index, record: Record) -> None:
     value = record.value.get("image_namespace") if isinstance(record.value, dict) else None
     with contextlib.suppress(ValueError):
         index.namespace = checked_namespace(value)

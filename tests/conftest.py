@@ -42,6 +42,12 @@ def jpeg(height: int = 24, width: int = 32, mode: str = "RGB", seed: int = 0) ->
     return file.getvalue()
 
 
+@pytest.fixture
+def make_jpeg():
+    """The function `jpeg`, which gives the bytes of a small picture."""
+    return jpeg
+
+
 class CocoTree:
     """A COCO tree under construction: pictures of 32 x 24 px, an instances file that can be edited and saved."""
 
