@@ -1,6 +1,6 @@
 """What the refer family shares (RefCOCO, RefCOCO+, RefCOCOg, RefCLEF, gRefCOCO): its files, and their index.
 
-`refs(BY).p` (a Python 2 pickle) or `grefs(BY).json` lists referring expressions by annotation id, `instances.json` holds
+`refs(BY).p` (a Python 2 pickle) or `grefs(BY).json` lists referring expressions by annotation id, `instances.json` has
 the annotations. Index row: one picture; its members are refs of the split, each with its annotations' own JSON.
 """
 
@@ -33,13 +33,11 @@ MAX_REPEATS = 64  # how many times longer than its file what is read may be: a p
 MAX_BAD = 100_000
 
 # what Python 2 and 3 write for lists, dicts, texts and numbers; anything else can run code, or nobody needs it
-_ALLOWED = frozenset(
-    (
-        "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 "
-        "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-        "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-        "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
-    ).split()  # noqa: SIM905
+_ALLOWED = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 "
+    "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
 )
 
 
@@ -58,8 +56,9 @@ def _refuse(unpickler: Any, name: str) -> NoReturn:
 def _dispatch() -> dict[int, Any]:
     """What is done for each opcode: Python's own function for those of plain values, a refusal for the others."""
     own = pickle._Unpickler.dispatch  # type: ignore[attr-defined]
+    allowed = _ALLOWED.split()
     return {
-        ord(op.code): own[ord(op.code)] if op.name in _ALLOWED else partial(_refuse, name=op.name)
+        ord(op.code): own[ord(op.code)] if op.name in allowed else partial(_refuse, name=op.name)
         for op in pickletools.opcodes
     }
 
