@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataengine import builder, conversation, invariants
-from dataengine.builder import Context, IndexReport, Outcome
+from dataengine.builder import Context, IndexReport, OptionError, Outcome, SourceError
 from dataengine.engine.executors import EngineError, run_local, run_ray
 from dataengine.engine.faults import fault_point
 from dataengine.errors import ReasonError, UserError
@@ -28,6 +28,7 @@ from dataengine.store.lock import driver_lock
 from dataengine.store.shards import ShardWriter
 from pipelines import plan as planning
 from pipelines import prompting
+from pipelines import roles as split_roles
 from pipelines.plan import Job, Plan, ShardTask, Split
 from pipelines.progress import Progress, silent
 from pipelines.recipe import PromptSpec, Recipe, RecipeError
@@ -99,17 +100,22 @@ def run(
             progress.start(folder)
         with _index_folder(folder) as place:
             splits = index(recipe, place, progress, subset)
-            plan = planning.make(recipe, splits, seed, settings.limit, subset.replays if subset else None)
+            roles = split_roles.gather(recipe, splits, seed, place, progress)
+            replays = subset.replays if subset else None
+            plan = planning.make(recipe, splits, seed, settings.limit, replays, roles.identity())
             _settle_plan(folder, plan, recipe)
             if folder.exists(commits.MANIFEST):
                 manifest = _finished(folder, plan)
             else:
-                job = _job(recipe, folder, splits, seed, place)
+                stored = folder.publish(roles.file, split_roles.FILE)
+                job = _job(recipe, folder, splits, roles, seed)
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 if subset is None:
                     _check_not_empty(folder, done)
-                manifest = commits.write_manifest(folder, {**plan.identity, "plan": plan.hash}, done)
+                manifest = commits.write_manifest(
+                    folder, {**plan.identity, "plan": plan.hash, "roles": asdict(stored)}, done
+                )
             fault_point("manifest")
             _remove_remote_indexes(folder)
         progress.end(manifest)
@@ -150,8 +156,12 @@ def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None
     found: list[Split] = []
     for name, spec in sorted(recipe.sources.items()):
         made = builder.load(spec.builder)
-        options = made.parse_options(spec.task, spec.options)
-        for part in made.locate(spec.root, spec.files, spec.splits, options):
+        try:
+            options = made.parse_options(spec.task, spec.options)
+            parts = made.locate(spec.root, spec.files, spec.splits, options)
+        except (SourceError, OptionError) as error:
+            raise type(error)(f"{recipe.place(name)}: {error}") from None
+        for part in parts:
             fault_point("index")
             progress.say(f"indexing {name}/{part.split}")
             target = place / f"{len(found):03d}.arrow"
@@ -193,7 +203,7 @@ def _finished(folder: Folder, plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, place: Path) -> Job:
+def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_roles.Roles, seed: int) -> Job:
     indexes = {}
     for split in splits:
         where = str(split.index)
@@ -208,6 +218,8 @@ def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], seed: int, pla
         builders={split.key: split.spec.builder for split in splits},
         contexts={split.key: context_of(split, seed) for split in splits},
         indexes=indexes,
+        roles=(folder / split_roles.FILE).uri,
+        forbid=roles.forbid,
         prompts=recipe.prompts,
         seed=seed,
     )
@@ -331,12 +343,14 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     _prepare()
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
+    forbidden = split_roles.load_forbidden(job.roles, job.forbid)
     outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
     with out.staging(task.shard) as staged:
         writer = ShardWriter(staged)
         try:
             for outcome in outcomes:
-                finished = finish(outcome, job.prompts, job.seed)
+                allowed = split_roles.without_forbidden(outcome, task.split, forbidden)
+                finished = finish(allowed, job.prompts, job.seed)
                 for sample in finished.samples:
                     writer.write(sample, checked=True)
                     written.add(sample)

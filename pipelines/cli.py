@@ -76,6 +76,9 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="The folder of a source; may be given several times."),
     ] = None,
+    root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder that the recipe's relative paths are below.")
+    ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this split of the sources; may be given several times."),
@@ -102,7 +105,9 @@ def build(
         raise typer.BadParameter("--engine local is one process; leave --engine out for several workers")
     progress = Console()
     with _errors(progress):
-        loaded = recipes.with_splits(recipes.with_sources(recipes.load(recipe), source or []), split or [])
+        loaded = recipes.load(recipe)
+        loaded = loaded if root is None else loaded.with_root(root)
+        loaded = recipes.with_splits(recipes.with_sources(loaded, source or []), split or [])
         settings = building.Settings(workers=workers, engine=engine, resume=resume, limit=limit, seed=seed)
         manifest = building.run(loaded, out, settings, progress)
         typer.echo(summary(out, manifest))

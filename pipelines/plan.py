@@ -55,12 +55,17 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker needs besides its task. indexes: where each split's index stands, a path or URI."""
+    """What a worker needs besides its task. indexes: where each split's index stands, a path or URI.
+
+    roles: where the roles of all pictures stand. forbid: those that must not be trained on.
+    """
 
     out: str
     builders: Mapping[str, str]
     contexts: Mapping[str, Context]
     indexes: Mapping[str, str]
+    roles: str
+    forbid: tuple[str, ...]
     prompts: PromptSpec | None
     seed: int
 
@@ -74,9 +79,21 @@ class Plan:
     identity: Mapping[str, Any]
 
 
-def make(recipe: Recipe, splits: list[Split], seed: int, limit: int | None, replays: str | None = None) -> Plan:
-    """Cut every split into tasks, in order; task ids are hashes of what goes into a task."""
+def make(
+    recipe: Recipe,
+    splits: list[Split],
+    seed: int,
+    limit: int | None,
+    replays: str | None = None,
+    forbidden: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Cut every split into tasks, in order; task ids are hashes of what goes into a task.
+
+    Args:
+        replays: version of the dataset whose bad records are built again. forbidden: what must not be trained on.
+    """
     identity = _identity(recipe, splits, seed, limit)
+    identity["forbidden"] = dict(forbidden or {})
     if replays is not None:
         identity["replays"] = replays
     base = _digest(identity)

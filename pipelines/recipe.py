@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from dataengine import builder
 from dataengine.errors import UserError
 from dataengine.sample import Task
+from dataengine.store.files import Folder
 
 SHIPPED = Path(__file__).parent / "recipes"
 REGION_TASKS = ("vgdseg", "intseg")
@@ -26,6 +28,8 @@ def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_without_repeats)]
+Role = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}/[A-Za-z0-9_.-]{1,64}$")]
+Roles = Annotated[tuple[Role, ...], AfterValidator(_without_repeats)]
 Kinds = Annotated[
     tuple[Literal["point", "scribble", "box", "mask"], ...], Field(min_length=1), AfterValidator(_without_repeats)
 ]
@@ -75,15 +79,23 @@ class BudgetSpec(_Model):
 
 
 class Recipe(_Model):
-    """What a dataset is made of."""
+    """What a dataset is made of.
+
+    held_out: sources that are only read for the pictures of their held-out splits.
+    forbid: roles (`source/split`) whose pictures must not be trained on; None for all held-out splits that there are
+        of `sources` and `held_out`.
+    """
 
     name: Name
     description: str = ""
     seed: Seed = 0
     sources: dict[Name, SourceSpec] = Field(min_length=1)
+    held_out: dict[Name, SourceSpec] = {}
+    forbid: Roles | None = None
     prompts: PromptSpec | None = None
     shard: ShardSpec = ShardSpec()
     budget: BudgetSpec = BudgetSpec()
+    _lines: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _regions_are_shown(self) -> Recipe:
@@ -92,22 +104,46 @@ class Recipe(_Model):
             raise ValueError(f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe")
         return self
 
+    @model_validator(mode="after")
+    def _names_are_one_source(self) -> Recipe:
+        both = sorted(set(self.sources) & set(self.held_out))
+        if both:
+            raise ValueError(f"source {both[0]} is named in sources and in held_out; once is enough")
+        unknown = [role for role in self.forbid or () if role.partition("/")[0] not in self.sources | self.held_out]
+        if unknown:
+            raise ValueError(f"forbid: {unknown[0]} is of no source of this recipe; add it to held_out")
+        return self
+
+    def place(self, source: str) -> str:
+        """Where the recipe says what a source is, for messages: `FILE, line N, source NAME`."""
+        where = self._lines.get(f"sources.{source}") or self._lines.get(f"held_out.{source}") or f"recipe {self.name}"
+        return f"{where}, source {source}"
+
+    def with_paths(self, change: Callable[[str], str]) -> Recipe:
+        """The same recipe with every path of a source changed."""
+
+        def changed(specs: Mapping[str, SourceSpec]) -> dict[str, SourceSpec]:
+            return {
+                name: spec.model_copy(
+                    update={
+                        "root": None if spec.root is None else change(spec.root),
+                        "files": {role: change(path) for role, path in spec.files.items()},
+                    }
+                )
+                for name, spec in specs.items()
+            }
+
+        return self.model_copy(update={"sources": changed(self.sources), "held_out": changed(self.held_out)})
+
     def with_absolute_paths(self) -> Recipe:
         """The same recipe with local paths made absolute, so that it can be used from elsewhere."""
+        return self.with_paths(lambda path: path if "://" in path else str(Path(path).absolute()))
 
-        def absolute(path: str) -> str:
-            return path if "://" in path else str(Path(path).absolute())
-
-        sources = {
-            name: spec.model_copy(
-                update={
-                    "root": None if spec.root is None else absolute(spec.root),
-                    "files": {role: absolute(path) for role, path in spec.files.items()},
-                }
-            )
-            for name, spec in self.sources.items()
-        }
-        return self.model_copy(update={"sources": sources})
+    def with_root(self, root: str) -> Recipe:
+        """The same recipe with its relative paths below a folder, a path or URI."""
+        return self.with_paths(
+            lambda path: path if "://" in path or Path(path).is_absolute() else (Folder(root) / path).uri
+        )
 
 
 def shipped() -> list[str]:
@@ -123,7 +159,9 @@ def load(name: str) -> Recipe:
     """
     path = SHIPPED / f"{name}.yaml" if name in shipped() else Path(name)
     try:
-        data = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        data = yaml.safe_load(text)
+        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError:
         raise RecipeError(
             f"{name}: no recipe of that name and no such file; recipes that ship with the package: "
@@ -132,11 +170,36 @@ def load(name: str) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: not a YAML file: {error}") from None
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise RecipeError(f"{name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        where = ".".join(str(part) for part in first["loc"])
+        line = next((lines[key] for key in _outwards(where) if key in lines), 1)
+        problem = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{name}, line {line}: {where or 'the top level'}: {problem}") from None
+    recipe._lines = {key: f"{name}, line {line}" for key, line in lines.items()}
+    return recipe
+
+
+def _lines_of(node: yaml.Node | None, key: str = "", line: int = 1) -> dict[str, int]:
+    """Line of each key of a YAML document, by its place (`sources.coco.task`)."""
+    found = {key: line}
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            place = f"{key}.{name.value}" if key else str(name.value)
+            found |= _lines_of(value, place, name.start_mark.line + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            found |= _lines_of(value, f"{key}.{number}", value.start_mark.line + 1)
+    return found
+
+
+def _outwards(key: str) -> Iterator[str]:
+    """A place, and those around it."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+    yield ""
 
 
 def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
@@ -148,7 +211,7 @@ def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
     Raises:
         RecipeError: a source is not written NAME=PATH, or the recipe has no such source.
     """
-    sources = dict(recipe.sources)
+    sources, held_out = dict(recipe.sources), dict(recipe.held_out)
     seen = set()
     for text in given:
         name, mark, root = text.partition("=")
@@ -157,15 +220,26 @@ def with_sources(recipe: Recipe, given: list[str]) -> Recipe:
         if name in seen:
             raise RecipeError(f"--source {name}: given twice")
         seen.add(name)
+        if name in held_out:
+            held_out[name] = held_out[name].model_copy(update={"root": root})
+            continue
         if name not in sources and len(recipe.sources) == 1 and len(given) == 1 and name in builder.names():
             sources[name] = sources.pop(next(iter(sources))).model_copy(update={"builder": name})
         if name not in sources:
-            raise RecipeError(f"--source {name}: recipe {recipe.name} has the sources {', '.join(recipe.sources)}")
+            there = ", ".join([*recipe.sources, *recipe.held_out])
+            raise RecipeError(f"--source {name}: recipe {recipe.name} has the sources {there}")
         sources[name] = sources[name].model_copy(update={"root": root})
+    return _checked(recipe, "--source", sources=sources, held_out=held_out)
+
+
+def _checked(recipe: Recipe, option: str, **changes: Any) -> Recipe:
+    """The recipe with changes that a command line option asks for."""
     try:
-        return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
+        changed = Recipe.model_validate(recipe.model_copy(update=changes).model_dump())
     except ValidationError as error:
-        raise RecipeError(f"--source: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise RecipeError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    changed._lines = recipe._lines
+    return changed
 
 
 def with_splits(recipe: Recipe, splits: list[str]) -> Recipe:
@@ -173,7 +247,4 @@ def with_splits(recipe: Recipe, splits: list[str]) -> Recipe:
     if not splits:
         return recipe
     sources = {name: spec.model_copy(update={"splits": tuple(splits)}) for name, spec in recipe.sources.items()}
-    try:
-        return Recipe.model_validate(recipe.model_copy(update={"sources": sources}).model_dump())
-    except ValidationError as error:
-        raise RecipeError(f"--split: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    return _checked(recipe, "--split", sources=sources)

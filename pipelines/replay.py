@@ -14,6 +14,8 @@ from pipelines import plan as planning
 from pipelines.progress import Progress, silent
 from pipelines.recipe import BudgetSpec, with_sources
 
+WHOLE = ("images", "rows")  # units of which one is a whole row of an index
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
@@ -64,7 +66,7 @@ def _compare(before: Iterable[dict[str, str]], dataset: Dataset) -> list[Replaye
         return row["source"], row["split"], row["record"]
 
     now: dict[Any, dict[str, str]] = {key(row): row for row in dataset.quarantined()}
-    images = {(*key(row)[:2], row["group"]): row for row in now.values() if row["unit"] == "images"}
+    images = {(*key(row)[:2], row["group"]): row for row in now.values() if row["unit"] in WHOLE}
     result = []
     for row in before:
         found = now.get(key(row)) or images.get((row["source"], row["split"], row["group"]))

@@ -314,6 +314,13 @@ def _check_files(dataset: Dataset, done: list[Commit], findings: Findings) -> No
     known = {commits.MANIFEST, commits.PLAN, "status.json", "README.md", "report.html"}
     known |= {commits.name_of(task) for task in _committed_tasks(dataset.folder)}
     known |= {stored.name for commit in done for stored in commit.files()}
+    stated = dataset.manifest.get("roles")
+    if stated is not None:
+        known.add(stated["name"])
+        if dataset.folder.kind(stated["name"]) != "file":
+            findings.add(f"{stated['name']} is missing")
+        elif dataset.folder.sha256(stated["name"]) != stated["sha256"]:
+            findings.add(f"{stated['name']} is not the file that the manifest names")
     known |= {entry["name"] for kind in ("shards", "quarantine") for entry in dataset.manifest[kind]}
     for name in dataset.folder.names(recursive=True):
         if name not in known:

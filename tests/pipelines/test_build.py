@@ -147,7 +147,7 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(small, tmp_path, point):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("point", ["written:kill", "staged:kill:2", "linked:kill:2", "commit:kill"])
+@pytest.mark.parametrize("point", ["written:kill", "staged:kill:3", "linked:kill:3", "commit:kill"])
 def test_a_killed_worker_changes_nothing(small, tmp_path, tree, point):
     tree.annotations.pop()  # with nothing for the driver to quarantine, it passes each point once: for the plan
     tree.save()

@@ -19,7 +19,7 @@ from pipelines import progress, recipe
 from pipelines.cli import app
 
 COMMANDS = {
-    "build": {"--out", "--source", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
+    "build": {"--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
     "synth shapes": {"--images", "--out", "--split", "--seed", "--workers"},
     "validate": set(),
     "inspect": {"--sample"},
@@ -155,11 +155,11 @@ def test_synth(call, tmp_path):
     ("arguments", "message"),
     [
         (["nothing", "--out", "x"], "error: nothing: no recipe of that name and no such file; recipes that ship with"),
-        (["vgd", "--out", "x"], "error: coco: no folder is given; use --source NAME=FOLDER"),
+        (["vgd", "--out", "x"], "error: vgd, line 4, source coco: coco: no folder is given; use --source NAME=FOLDER"),
         (["vgd", "--out", "x", "--source", "coco"], "error: --source coco: write NAME=PATH"),
         (
             ["vgd", "--out", "x", "--source", "coco=/nowhere"],
-            "error: /nowhere: annotations/instances_*.json is missing",
+            "error: vgd, line 4, source coco: /nowhere: annotations/instances_*.json is missing",
         ),
         (["vgd", "--out", "x", "--source", "a=1", "--source", "b=2"], "recipe vgd has the sources coco"),
         (["vgd", "--out", "x", "--seed", str(1 << 63)], "error: seed 9223372036854775808: a seed is a whole number"),
@@ -215,7 +215,7 @@ def test_one_split_is_built(call, tmp_path, coco_tree):
 def test_bad_recipes_are_named(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(recipe.RecipeError, match=f"mine.yaml: .*{message}"):
+    with pytest.raises(recipe.RecipeError, match=f"mine.yaml(, line 1)?: .*{message}"):
         recipe.load(str(path))
 
 

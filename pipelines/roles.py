@@ -1,0 +1,230 @@
+"""Split roles: which splits of which sources each picture is in, and the pictures that must not be trained on.
+
+A role is `source/split`. Pictures are the same where their `image_key` is, whatever file they lie in. The roles of all
+pictures are a file of the dataset; a training sample on a picture with a forbidden role is filtered with that reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataengine import builder
+from dataengine.builder import IndexReport, OptionError, Outcome, Part, SourceError
+from dataengine.keyed import key_hash
+from dataengine.records import Account
+from dataengine.store.files import Folder
+from pipelines.plan import Split
+from pipelines.progress import Progress
+from pipelines.recipe import Recipe, SourceSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE = "roles.parquet"
+NOT_FIXED = frozenset({"annotations", "captions", "masks"})  # roles of files that are one split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """One held-out split that was found."""
+
+    role: str
+    spec: SourceSpec
+    part: Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Held-out splits that were found, and roles that were looked for but are not there, with what is missing."""
+
+    parts: tuple[HeldOut, ...]
+    missing: Mapping[str, str]
+
+
+def is_training(split: str) -> bool:
+    """Whether samples of a split are trained on: its name starts with `train`."""
+    return split.startswith("train")
+
+
+def find(recipe: Recipe) -> Found:
+    """The held-out splits whose pictures a recipe forbids.
+
+    Raises:
+        SourceError, OptionError: a role that the recipe names is not there.
+    """
+    parts, missing = [], dict[str, str]()
+    for name, spec in sorted((recipe.sources | recipe.held_out).items()):
+        made = builder.load(spec.builder)
+        named = [role.partition("/")[2] for role in recipe.forbid or () if role.partition("/")[0] == name]
+        wanted = [split for split in made.HELD_OUT if not is_training(split)] if recipe.forbid is None else named
+        options = made.parse_options(spec.task, spec.options)
+        for split in wanted:
+            role = f"{name}/{split}"
+            try:
+                parts.append(HeldOut(role=role, spec=spec, part=_located(made, spec, split, options)))
+            except (SourceError, OptionError) as error:
+                if recipe.forbid is not None:
+                    raise type(error)(f"{recipe.place(name)}: forbid {role}: {error}") from None
+                if name in recipe.held_out:  # a source of its own need not have every split that it could have
+                    missing[role] = str(error)
+    return Found(parts=tuple(parts), missing=missing)
+
+
+def _located(made: builder.Builder, spec: SourceSpec, split: str, options: Any) -> Part:
+    if NOT_FIXED & set(spec.files):
+        raise SourceError(f"the recipe names the files of one split; {split} is looked for in published layouts only")
+    parts = made.locate(spec.root, spec.files, [split], options)
+    if [part.split for part in parts] != [split]:
+        raise SourceError(f"{made.NAME} has no split {split}")
+    return parts[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The roles of all pictures of a build. file: where they stand. forbid: the roles that must not be trained on.
+
+    forbidden: the pictures that have one. missing: held-out splits that were looked for and are not there.
+    """
+
+    file: Path
+    forbid: tuple[str, ...]
+    forbidden: Forbidden
+    missing: Mapping[str, str]
+
+    def identity(self) -> dict[str, Any]:
+        """What goes into the identity of a dataset: roles, how many pictures each forbids, which were not there."""
+        pictures = Counter(self.forbidden.roles.values())
+        return {
+            "roles": {role: pictures[role] for role in self.forbid},
+            "pictures": self.forbidden.fingerprint,
+            "missing": sorted(self.missing),
+        }
+
+
+def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, progress: Progress) -> Roles:
+    """The roles of the pictures of built splits, and of held-out ones, which are indexed for that alone.
+
+    Args:
+        place: a folder for what is only needed while a build runs.
+    Raises:
+        SourceError, OptionError: a source, or a role that the recipe names, cannot be used.
+    """
+    found = find(recipe)
+    built = {split.key: split for split in splits}
+    pairs: dict[str, Iterator[str]] = {
+        key: _keys(split.spec, split.part, split.options, split.report, split.index, key, seed)
+        for key, split in built.items()
+    }
+    for number, held_out in enumerate(found.parts):
+        if held_out.role not in built:
+            progress.say(f"indexing {held_out.role}, which must not be trained on")
+            pairs[held_out.role] = _held_out_keys(held_out, place / f"held-out-{number:03d}.arrow", seed)
+    target = place / FILE
+    _write(pairs, target)
+    forbid = tuple(sorted(held_out.role for held_out in found.parts))
+    with target.open("rb") as file:
+        forbidden = forbidden_in(file, forbid)
+    for role, message in found.missing.items():
+        progress.say(f"not held out: {role} is not there ({message})")
+    return Roles(file=target, forbid=forbid, forbidden=forbidden, missing=found.missing)
+
+
+def _held_out_keys(held_out: HeldOut, target: Path, seed: int) -> Iterator[str]:
+    spec = held_out.spec
+    made = builder.load(spec.builder)
+    options = made.parse_options(spec.task, spec.options)
+    report = made.index(held_out.part, options, target)
+    yield from _keys(spec, held_out.part, options, report, target, held_out.role, seed)
+    target.unlink()
+
+
+def _keys(
+    spec: SourceSpec, part: Part, options: Any, report: IndexReport, index: Path, role: str, seed: int
+) -> Iterator[str]:
+    """The identities of an indexed split's pictures."""
+    made = builder.load(spec.builder)
+    context = builder.make_context(made, role.partition("/")[0], spec.task, part, report, options, seed)
+    yield from made.image_keys(context, Folder(str(index)))
+
+
+def _write(pairs: Mapping[str, Iterator[str]], target: Path) -> None:
+    """Write the roles of all pictures, sorted by key: image_key: string, roles: list<string>.
+
+    Args:
+        pairs: the keys of each role's pictures; "" where a row has none.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    tables = [pa.schema({"image_key": pa.string(), "role": pa.string()}).empty_table()]
+    for role, keys in pairs.items():
+        unique = pa.array(keys, pa.string()).unique()
+        unique = unique.filter(pc.not_equal(unique, ""))
+        tables.append(pa.table({"image_key": unique, "role": pa.repeat(role, len(unique))}))
+    table = pa.concat_tables(tables).sort_by([("image_key", "ascending"), ("role", "ascending")])
+    grouped = table.group_by("image_key", use_threads=False).aggregate([("role", "list")])
+    grouped = grouped.select(["image_key", "role_list"]).rename_columns(["image_key", "roles"])
+    pq.write_table(grouped, target, compression="zstd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forbidden:
+    """Pictures that must not be trained on. roles: their forbidden role, the first in order, by image_key."""
+
+    roles: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return key_hash(*(part for pair in sorted(self.roles.items()) for part in pair)).hex()
+
+
+def forbidden_in(file: Any, roles: Sequence[str]) -> Forbidden:
+    """The pictures of a roles file that have one of these roles."""
+    import pyarrow.parquet as pq
+
+    wanted = set(roles)
+    found: dict[str, str] = {}
+    if wanted:
+        for batch in pq.ParquetFile(file).iter_batches():
+            some = _with_any(batch, wanted)
+            for key, there in zip(some.column(0).to_pylist(), some.column(1).to_pylist(), strict=True):
+                found[key] = min(wanted & set(there))
+    return Forbidden(roles=found)
+
+
+def _with_any(batch: pa.RecordBatch, wanted: set[str]) -> pa.RecordBatch:
+    """The rows that have one of the wanted roles."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = batch.column(1)
+    hits = pc.is_in(pc.list_flatten(lists), pa.array(sorted(wanted)))
+    return batch.take(pc.list_parent_indices(lists).filter(hits).unique())
+
+
+@lru_cache(maxsize=4)
+def load_forbidden(uri: str, roles: tuple[str, ...]) -> Forbidden:
+    """The same, of a file by path or URI; read once in a process."""
+    if not roles:
+        return Forbidden(roles={})
+    with Folder(uri).open() as file:
+        return forbidden_in(file, roles)
+
+
+def without_forbidden(outcome: Outcome, split: str, forbidden: Forbidden) -> Outcome:
+    """The outcome of a row; in training splits without samples on forbidden pictures, which are counted as filtered."""
+    role = forbidden.roles.get(outcome.samples[0].image_key) if outcome.samples else None
+    if role is None or not is_training(split):
+        return outcome
+    account = Account()
+    account.add(outcome.account)
+    for unit, number in account.built.items():
+        account.filter(unit, f"forbidden: {role}", number)
+    account.built.clear()
+    return replace(outcome, samples=[], account=account)
