@@ -58,6 +58,16 @@ STUFF = (
     Kind(id=27, name="road", plural="road", group="ground", color=(128, 64, 128), is_thing=False),
 )
 KINDS = {kind.name: kind for kind in (*THINGS, *STUFF)}
+SYNONYMS = {  # for layouts whose categories have some
+    "circle": ("disc",),
+    "ring": ("annulus", "hoop"),
+    "cross": ("plus sign",),
+    "crescent": ("half moon",),
+    "exclamation mark": ("exclamation point",),
+    "hills": ("hill country",),
+    "water": ("lake",),
+    "road": ("route",),
+}
 COLORS = {  # RGB
     "red": (206, 38, 38),
     "orange": (242, 132, 24),

@@ -137,21 +137,29 @@ def _relations(noun: str, members: list[Fact], anchor_noun: str, anchor: Fact) -
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Three captions: objects by color and kind, by kind, and all in all."""
-    place = _join([kind.name for kind, _ in scene.stuff[:2]])
+    place = joined([kind.name for kind, _ in scene.stuff[:2]])
     objects = [fact for fact in scene.facts if not fact.crowd]
     crowds = [fact.kind for fact in scene.facts if fact.crowd]
     if not objects and not crowds:
         return [f"an empty scene of {place}", f"{place} and nothing else", f"a view of {place} without any shape"]
-    counted = [fact for fact in objects if fact.kind not in crowds]
+    countable = [fact for fact in objects if fact.kind not in crowds]
     tail = [f"a crowd of {kind.plural}" for kind in crowds]
-    detailed = Counter((fact.kind, f"{fact.color} ") for fact in counted)
-    plain = Counter((fact.kind, "") for fact in counted)
-    total = [_counted(len(objects), "shape", "shapes")] if objects else []
+    detailed = Counter((fact.kind, f"{fact.color} ") for fact in countable)
+    plain = Counter((fact.kind, "") for fact in countable)
+    total = [counted(len(objects), "shape", "shapes")] if objects else []
     return [
-        f"{_join(_some(detailed, rng) + tail)} over {place}",
-        f"a scene of {place} with {_join(_some(plain, rng) + tail)}",
-        f"{_join(total + tail)} over {place}",
+        f"{joined(_some(detailed, rng) + tail)} over {place}",
+        f"a scene of {place} with {joined(_some(plain, rng) + tail)}",
+        f"{joined(total + tail)} over {place}",
     ]
+
+
+def scene_name(scene: Scene) -> str:
+    """What kind of place it is, in one word."""
+    there = {kind.name for kind, _ in scene.stuff}
+    if "sky" not in there:
+        return "aerial_view"
+    return "highway" if "road" in there else "coast" if "water" in there else "landscape"
 
 
 def _some(groups: Counter[tuple[Kind, str]], rng: np.random.Generator) -> list[str]:
@@ -159,14 +167,14 @@ def _some(groups: Counter[tuple[Kind, str]], rng: np.random.Generator) -> list[s
     keys = sorted(groups, key=lambda key: (key[0].id, key[1]))
     order: Callable[[int], np.ndarray] = rng.permutation
     chosen = [keys[i] for i in order(len(keys))[:5].tolist()]
-    return [_counted(groups[key], key[1] + key[0].name, key[1] + key[0].plural) for key in chosen]
+    return [counted(groups[key], key[1] + key[0].name, key[1] + key[0].plural) for key in chosen]
 
 
-def _counted(number: int, singular: str, plural: str) -> str:
+def counted(number: int, singular: str, plural: str) -> str:
     if number == 1:
         return f"{'an' if singular[0] in 'aeiou' else 'a'} {singular}"
     return f"{NUMBERS[number] if number < len(NUMBERS) else number} {plural}"
 
 
-def _join(parts: Sequence[str]) -> str:
+def joined(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -23,12 +23,12 @@ import re
 import shutil
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -40,6 +40,8 @@ from dataengine import masks
 from dataengine.keyed import key_hash, keyed
 from dataengine.masks import Crop
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 CHUNK = 50  # pictures a task
 LICENSE = {"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
 SECTIONS = ("images", "instances", "panoptic", "captions", "refs")
@@ -178,7 +180,7 @@ def _draw(
     ranges = [(start, min(start + CHUNK, num_images)) for start in range(0, num_images, CHUNK)]
     files = {name: (sections / name).open("wb") for name in SECTIONS}
     try:
-        for chunk in _chunks(job, ranges, workers):
+        for chunk in in_order(partial(_write_chunk, job), ranges, workers):
             for name, text in chunk.text.items():
                 if text:
                     files[name].write(b",\n" + text if files[name].tell() else text)
@@ -192,24 +194,29 @@ def _draw(
     return counts
 
 
-def _chunks(job: _Job, ranges: list[tuple[int, int]], workers: int) -> Iterator[_Chunk]:
-    """Chunks in order; only a few a worker are under way or waiting."""
-    if workers == 1 or len(ranges) == 1:
+def in_order(task: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """What a task makes of each item, in order; only a few a worker are under way or waiting.
+
+    Args:
+        task: a function that a new process can import; OpenCV runs with one thread in it.
+        workers: processes; 1 works in this one.
+    """
+    if workers == 1 or len(items) == 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # waking threads takes longer than what they do on pictures of this size
         try:
-            yield from (_write_chunk(job, *numbers) for numbers in ranges)
+            yield from map(task, items)
         finally:
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(workers, len(ranges)), mp_context=context, initializer=partial(cv2.setNumThreads, 1)
+        min(workers, len(items)), mp_context=context, initializer=partial(cv2.setNumThreads, 1)
     ) as pool:
-        waiting: deque[Future[_Chunk]] = deque()
+        waiting: deque[Future[Result]] = deque()
         try:
-            for numbers in ranges:
-                waiting.append(pool.submit(_write_chunk, job, *numbers))
+            for item in items:
+                waiting.append(pool.submit(task, item))
                 if len(waiting) > 4 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -219,7 +226,8 @@ def _chunks(job: _Job, ranges: list[tuple[int, int]], workers: int) -> Iterator[
                 future.cancel()
 
 
-def _write_chunk(job: _Job, start: int, stop: int) -> _Chunk:
+def _write_chunk(job: _Job, numbers: tuple[int, int]) -> _Chunk:
+    start, stop = numbers
     texts: dict[str, list[str]] = {name: [] for name in SECTIONS}
     counts: Counter[str] = Counter()
     for number in range(start, stop):
@@ -239,16 +247,16 @@ def _write_image(job: _Job, number: int, counts: Counter[str]) -> dict[str, list
     image_id = number + 1
     stem = f"{image_id:012d}"
     picture = paint(scene, keyed(*key, "paint", VERSION))
-    counts["num_bytes"] += _save(job.images / f"{stem}.jpg", ".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, job.quality))
-    ids = _segment_ids(scene, keyed(*key, "ids", VERSION))
-    _save(job.segments / f"{stem}.png", ".png", _ids_to_bgr(scene.labels, ids), PNG)
+    counts["num_bytes"] += save(job.images / f"{stem}.jpg", ".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, job.quality))
+    ids = segment_ids(scene, keyed(*key, "ids", VERSION))
+    save(job.segments / f"{stem}.png", ".png", ids_to_bgr(scene.labels, ids), PNG)
     height, width = scene.labels.shape
-    annotations = [_annotation(scene, fact, image_id, place) for place, fact in enumerate(scene.facts)]
+    annotations = [annotation_of(scene, fact, image_id, place) for place, fact in enumerate(scene.facts)]
     captions = world_text.captions(scene, keyed(*key, "captions", VERSION))
     records = {
         "images": [{"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width, "license": 1}],
         "instances": annotations,
-        "panoptic": [{"image_id": image_id, "file_name": f"{stem}.png", "segments_info": _segments(scene, ids)}],
+        "panoptic": [{"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments_of(scene, ids)}],
         "captions": [
             {"id": image_id * ID_STEP + place, "image_id": image_id, "caption": text}
             for place, text in enumerate(captions)
@@ -265,7 +273,7 @@ def _write_image(job: _Job, number: int, counts: Counter[str]) -> dict[str, list
     return records
 
 
-def _save(path: Path, suffix: str, pixels: np.ndarray, parameters: tuple[int, ...]) -> int:
+def save(path: Path, suffix: str, pixels: np.ndarray, parameters: tuple[int, ...]) -> int:
     done, data = cv2.imencode(suffix, pixels, parameters)
     if not done:
         raise OSError(f"{path}: OpenCV cannot write {suffix}")
@@ -273,7 +281,7 @@ def _save(path: Path, suffix: str, pixels: np.ndarray, parameters: tuple[int, ..
     return int(data.size)
 
 
-def _annotation(scene: Scene, fact: Fact, image_id: int, place: int) -> dict[str, Any]:
+def annotation_of(scene: Scene, fact: Fact, image_id: int, place: int) -> dict[str, Any]:
     record = {
         "id": image_id * ID_STEP + place,
         "image_id": image_id,
@@ -343,10 +351,10 @@ def pixel_outlines(mask: np.ndarray) -> list[np.ndarray] | None:
 # --- panoptic --------------------------------------------------------------------------------------------------------
 
 
-def _segment_ids(scene: Scene, rng: np.random.Generator) -> dict[int, int]:
+def segment_ids(scene: Scene, rng: np.random.Generator) -> dict[int, int]:
     """Label to panoptic id, unique and not 0: the category's color, a little off where it is a thing's."""
     ids: dict[int, int] = {}
-    for label, kind in _labels(scene):
+    for label, kind in labels_of(scene):
         spread = 25 if kind.is_thing else 0
         while True:
             color = np.clip(np.array(kind.color) + rng.integers(-spread, spread + 1, 3), 0, 255).tolist()
@@ -358,19 +366,20 @@ def _segment_ids(scene: Scene, rng: np.random.Generator) -> dict[int, int]:
     return ids
 
 
-def _labels(scene: Scene) -> list[tuple[int, Kind]]:
+def labels_of(scene: Scene) -> list[tuple[int, Kind]]:
+    """What has pixels: the objects, back to front, then stuff, largest first."""
     things = [(fact.label, fact.kind) for fact in scene.facts]
     return things + [(stuff_label(kind.name), kind) for kind, _ in scene.stuff]
 
 
-def _ids_to_bgr(labels: np.ndarray, ids: dict[int, int]) -> np.ndarray:
+def ids_to_bgr(labels: np.ndarray, ids: dict[int, int]) -> np.ndarray:
     tables = np.zeros((3, 256), dtype=np.uint8)
     for label, number in ids.items():
         tables[:, label] = number >> 16, number >> 8 & 255, number & 255
     return cv2.merge([cv2.LUT(labels, table) for table in tables])
 
 
-def _segments(scene: Scene, ids: dict[int, int]) -> list[dict[str, Any]]:
+def segments_of(scene: Scene, ids: dict[int, int]) -> list[dict[str, Any]]:
     crowds = {fact.label for fact in scene.facts if fact.crowd}
     sizes = {fact.label: (fact.area, fact.bbox) for fact in scene.facts}
     for kind, area in scene.stuff:
@@ -385,7 +394,7 @@ def _segments(scene: Scene, ids: dict[int, int]) -> list[dict[str, Any]]:
             "bbox": list(sizes[label][1]),
             "iscrowd": int(label in crowds),
         }
-        for label, kind in _labels(scene)
+        for label, kind in labels_of(scene)
     ]
 
 
@@ -431,9 +440,9 @@ def _write_files(work: Path, seed: int, split: str) -> None:
         "split": split,
         "image_namespace": image_namespace(seed, split),
     }
-    things = [_category(kind) for kind in THINGS]
+    things = [category_of(kind) for kind in THINGS]
     panoptic = [
-        _category(kind) | {"isthing": int(kind.is_thing), "color": list(kind.color)} for kind in (*THINGS, *STUFF)
+        category_of(kind) | {"isthing": int(kind.is_thing), "color": list(kind.color)} for kind in (*THINGS, *STUFF)
     ]
     for name, head, body in (
         ("instances", {"categories": things}, "annotations"),
@@ -452,5 +461,5 @@ def _write_files(work: Path, seed: int, split: str) -> None:
             file.write(b"\n}\n")
 
 
-def _category(kind: Kind) -> dict[str, Any]:
+def category_of(kind: Kind) -> dict[str, Any]:
     return {"id": kind.id, "name": kind.name, "supercategory": kind.group}

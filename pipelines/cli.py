@@ -116,16 +116,31 @@ def build(
 @synth.command("shapes")
 def synth_shapes(
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="How many pictures.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the COCO tree to write.")],
-    split: Annotated[str, typer.Option(metavar="NAME", help="Name of the split.")] = "train",
+    out: Annotated[Path, typer.Option("--out", help="Folder of the tree to write.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="coco|published", help="One COCO tree, or a folder for each source in its published layout."
+        ),
+    ] = "coco",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Name of the split of a COCO tree.")] = "train",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the world.")] = 0,
     workers: Workers = 1,
 ) -> None:
-    """Write a procedural world of shapes as a COCO tree: pictures, instances, panoptic, captions, referring."""
-    from builders.world_tree import write_tree
-
+    """Write a procedural world of shapes: pictures, instances, panoptic, captions, referring; or every source's files."""
+    if layout not in ("coco", "published"):
+        raise typer.BadParameter("--layout is coco or published")
+    if layout == "published" and (split != "train" or images < 2):
+        raise typer.BadParameter("--layout published has splits of its own, and 2 pictures at least")
     with _errors():
-        typer.echo(str(write_tree(out, images, seed=seed, split=split, workers=workers)))
+        if layout == "published":
+            from pipelines.world_published import write_published
+
+            typer.echo(str(write_published(out, images, seed=seed, workers=workers)))
+        else:
+            from builders.world_tree import write_tree
+
+            typer.echo(str(write_tree(out, images, seed=seed, split=split, workers=workers)))
 
 
 @app.command()

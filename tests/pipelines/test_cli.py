@@ -20,7 +20,7 @@ from pipelines.cli import app
 
 COMMANDS = {
     "build": {"--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
-    "synth shapes": {"--images", "--out", "--split", "--seed", "--workers"},
+    "synth shapes": {"--images", "--out", "--layout", "--split", "--seed", "--workers"},
     "validate": set(),
     "inspect": {"--sample"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
