@@ -127,7 +127,7 @@ def synth_shapes(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the world.")] = 0,
     workers: Workers = 1,
 ) -> None:
-    """Write a procedural world of shapes: pictures, instances, panoptic, captions, referring; or every source's files."""
+    """Write a procedural world of shapes as a COCO tree with captions and referring, or as every source's files."""
     if layout not in ("coco", "published"):
         raise typer.BadParameter("--layout is coco or published")
     if layout == "published" and (split != "train" or images < 2):
