@@ -23,6 +23,7 @@ from builders.world_tree import LICENSE, in_order
 
 CHUNK = 16  # pictures a task
 VAL_SHARE = 5  # one picture of so many is of val2017
+Records = Callable[[Picture], Iterable[tuple[str, Record]]]  # to be imported by workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Layout:
     section that each goes to. write: the files that hold records of many pictures.
     """
 
-    records: Callable[[Picture], Iterable[tuple[str, Record]]]
+    records: Records
     write: Callable[[Sections], None] = lambda _: None
 
 
@@ -133,11 +134,11 @@ def _line(record: Record) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What a worker needs to know. work: folder with `tree` and `jpegs`."""
+    """What a worker needs to know. records: of the layouts. work: folder with `tree` and `jpegs`."""
 
     seed: int
     quality: int
-    layouts: tuple[Layout, ...]
+    records: tuple[Records, ...]
     work: Path
 
 
@@ -172,7 +173,7 @@ def write_layouts(
     try:
         for name in ("tree", "jpegs", "sections"):
             (work / name).mkdir()
-        job = _Job(seed=seed, quality=quality, layouts=tuple(layouts.values()), work=work)
+        job = _Job(seed=seed, quality=quality, records=tuple(layout.records for layout in layouts.values()), work=work)
         sections = Sections(work / "sections", work / "tree", seed)
         for chunk in in_order(partial(_draw_chunk, job), chunks, workers):
             for name, (lines, number) in chunk.items():
@@ -199,8 +200,8 @@ def _draw_chunk(job: _Job, chunk: tuple[str, int, int]) -> dict[str, tuple[bytes
     lines: dict[str, list[bytes]] = {}
     for number in range(start, stop):
         picture = draw_picture(job.seed, split, number, job.work / "jpegs", job.work / "tree", job.quality)
-        for layout in job.layouts:
-            for section, record in layout.records(picture):
+        for records in job.records:
+            for section, record in records(picture):
                 lines.setdefault(section, []).append(_line(record))
         picture.jpeg.unlink()
     return {section: (b"".join(parts), len(parts)) for section, parts in lines.items()}
