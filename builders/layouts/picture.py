@@ -18,7 +18,7 @@ from builders import world_text
 from builders.world import KINDS, VERSION, Fact, Kind, Scene, make_scene, stuff_label
 from builders.world_paint import paint
 from builders.world_text import Reference
-from builders.world_tree import annotation_of, save
+from builders.world_tree import annotation_of, pixel_outlines, save
 from dataengine import masks
 from dataengine.keyed import keyed
 from dataengine.masks import Crop
@@ -178,12 +178,26 @@ def _coco_annotation(scene: Scene, fact: Fact, image_id: int, place: int) -> Rec
     record = annotation_of(scene, fact, image_id, place)
     record.pop("attributes", None)
     if not fact.crowd and isinstance(record["segmentation"], dict):
-        height, width = scene.labels.shape
         x, y, w, h = fact.bbox
-        rle = masks.rle_from_crop(Crop(scene.labels[y : y + h, x : x + w] == fact.label, x, y), height, width)
-        rings = masks.polygons_from_rle(rle, height, width)
-        record["segmentation"] = [ring.astype(int).ravel().tolist() for ring in rings]
+        mask = scene.labels[y : y + h, x : x + w] == fact.label
+        record["segmentation"] = [(ring + np.array((x, y))).ravel().tolist() for ring in pieces_without_holes(mask)]
     return record
+
+
+def pieces_without_holes(mask: np.ndarray) -> list[np.ndarray]:
+    """Outlines along pixel edges whose COCO rasterisation is the mask; one with a hole is halved until none is left.
+
+    Args:
+        mask: (h, w) bool.
+    Returns:
+        (n, 2) int arrays of x, y at pixel corners.
+    """
+    outlines = pixel_outlines(mask) if mask.any() else []
+    if outlines is not None:
+        return outlines
+    middle = mask.shape[1] // 2
+    left, right = np.ascontiguousarray(mask[:, :middle]), np.ascontiguousarray(mask[:, middle:])
+    return pieces_without_holes(left) + [ring + np.array((middle, 0)) for ring in pieces_without_holes(right)]
 
 
 def groups(picture: Picture) -> Iterator[tuple[Kind, str, list[Fact]]]:

@@ -22,6 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from builders.layouts.pickles import pickled
+from builders.layouts.picture import pieces_without_holes
 from builders.layouts.tree import Layout, write_layouts
 from builders.world import STUFF, THINGS, make_scene
 from builders.world_tree import write_tree
@@ -596,6 +597,14 @@ def test_lvis_says_what_is_absent_and_what_is_not_exhaustive(tree: Path) -> None
             assert {names[i] for i in image["not_exhaustive_category_ids"]} == crowded
             assert seen - crowded - {kind.name for kind in STUFF} <= {names[i] for i in annotated.get(image["id"], ())}
     assert any("/train2017/" in image["coco_url"] for image in read(tree / "lvis/lvis_v1_val.json")["images"])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_pieces_of_masks_with_holes_fill_to_the_mask(share: float) -> None:
+    mask = np.random.default_rng(0).random((31, 40)) < share
+    mask[:, 15:22] = False  # parts with empty columns between them
+    rings = [ring.ravel().tolist() for ring in pieces_without_holes(mask)]
+    np.testing.assert_array_equal(decoded(rings, *mask.shape), mask)
 
 
 # --- the tree as a whole ---------------------------------------------------------------------------------------------
