@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.layouts.pickles import pickled
-from builders.layouts.picture import TRAIN, VAL, Picture, Record, draw_picture
+from builders.layouts.picture import FIRST_ID, TRAIN, VAL, Picture, Record, draw_picture
 from builders.world import VERSION
 from builders.world_tree import LICENSE, in_order
 
@@ -159,12 +159,16 @@ def write_layouts(
         raise ValueError(
             f"at least 2 images ({num_images}), 1 worker ({workers}), quality 1..100 ({quality}) are needed"
         )
+    num_val = max(1, num_images // VAL_SHARE)
+    images = {TRAIN: num_images - num_val, VAL: num_val}
+    if images[TRAIN] >= FIRST_ID[VAL]:
+        raise ValueError(
+            f"{images[TRAIN]:,} images of {TRAIN} would share ids with {VAL}, which starts at {FIRST_ID[VAL]:,}"
+        )
     root = Path(root)
     _refuse_existing(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    num_val = max(1, num_images // VAL_SHARE)
-    images = {TRAIN: num_images - num_val, VAL: num_val}
     chunks = [
         (split, start, min(start + CHUNK, number))
         for split, number in images.items()

@@ -658,4 +658,6 @@ def test_a_tree_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_published(tmp_path / "out", 2, layouts={"cocoa"})
     with pytest.raises(ValueError, match="at least 2 images"):
         write_published(tmp_path / "out", 1)
+    with pytest.raises(ValueError, match="share ids"):
+        write_published(tmp_path / "out", 700_000)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -151,6 +151,17 @@ def test_synth(call, tmp_path):
     assert call("build", "genseg", "--source", f"shapes={tmp_path / 'shapes'}", "--out", tmp_path / "o").exit_code == 0
 
 
+def test_synth_in_published_layouts(call, tmp_path):
+    root = tmp_path / "published"
+    result = call("synth", "shapes", "--images", 3, "--layout", "published", "--out", root)
+    assert result.exit_code == 0
+    assert "2 of train2017 and 1 of val2017 images as coco, refer, " in result.stdout
+    assert call("build", "genseg", "--source", f"coco={root / 'coco'}", "--out", tmp_path / "o").exit_code == 0
+    for wrong in (["--layout", "coca"], ["--layout", "published", "--split", "val"]):
+        result = call("synth", "shapes", "--images", 3, "--out", tmp_path / "other", *wrong)
+        assert (result.exit_code, (tmp_path / "other").exists()) == (2, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
