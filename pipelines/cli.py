@@ -226,6 +226,39 @@ def replay(
         typer.echo(f"{passing} of {len(rows)} quarantined records pass now")
 
 
+@app.command()
+def leaks(
+    directories: Annotated[list[str], typer.Argument(metavar="DIR…", help="Dataset folders, paths or URIs.")],
+    near: Annotated[
+        int, typer.Option(min=0, max=10, metavar="N", help="Bits of 64 in which perceptual hashes may differ.")
+    ] = 4,
+    no_near: Annotated[bool, typer.Option("--no-near", help="Compare by identity and content only.")] = False,
+    workers: Workers = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write every pair to this file.")
+    ] = None,
+) -> None:
+    """Find pictures that several datasets, or splits of one, have in common. Exit code 1 where training data leaks."""
+    from pipelines import leaks as search
+
+    with _errors():
+        report = search.find(
+            directories,
+            near=None if no_near else near,
+            workers=workers,
+            json_file=json_file,
+            say=lambda line: typer.echo(line, err=True),
+        )
+        typer.echo(search.text(report))
+        if report.leaked:
+            number = len(report.leaked)
+            typer.secho(
+                f"{number:,} training pictures are also in splits that are not for training", fg="red", err=True
+            )
+            raise typer.Exit(1)
+        typer.echo("no leak: no training picture was found in a split that is not for training")
+
+
 def _sources(manifest: dict[str, Any]) -> str:
     lines = []
     for key, source in manifest["sources"].items():

@@ -19,6 +19,24 @@ from dataengine.store.shards import LogicalHash, read_shard, read_tables
 PICTURE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "hdfs")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A picture that a sample shows: its own, or that of one of its references.
+
+    shard: name of its file. row: of the sample in the shard. reference: index of the reference, -1 for the sample's
+    own picture. The rest is as in the sample; image_key is the picture's.
+    """
+
+    shard: str
+    row: int
+    reference: int
+    sample_id: str
+    task: str
+    source: str
+    split: str
+    image_key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A finished dataset. manifest: as written; samples come in its order."""
@@ -84,6 +102,50 @@ class Dataset:
                     first = last
         return found
 
+    def shown(self) -> Iterator[Shown]:
+        """Every picture that every sample shows, without reading one."""
+        import pyarrow.parquet as pq
+
+        names = ["sample_id", "task", "source", "split", "image_key"]
+        references = "references.list.element"
+        columns = [*names, "image.path", f"{references}.image.path", f"{references}.image_key"]
+        for entry in self.manifest["shards"]:
+            with self._opened(entry["name"]) as file:
+                shard, first = pq.ParquetFile(file), 0
+                for group in range(shard.num_row_groups):
+                    rows = shard.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+                    for number, row in enumerate(rows, first):
+                        facts = {name: row[name] for name in names}
+                        if row["image"] is not None:
+                            yield Shown(shard=entry["name"], row=number, reference=-1, **facts)
+                        for index, other in enumerate(row["references"] or ()):
+                            facts["image_key"] = other["image_key"]
+                            yield Shown(shard=entry["name"], row=number, reference=index, **facts)
+                    first += len(rows)
+
+    def pictures(self, shard: str, places: Sequence[tuple[int, int]]) -> Iterator[Image]:
+        """Some pictures of a shard; of its columns only the pictures are read.
+
+        Args:
+            shard: name of its file. places: row and reference, as in `Shown`, in ascending order of rows.
+        """
+        import pyarrow.parquet as pq
+
+        with self._opened(shard) as file:
+            opened, first = pq.ParquetFile(file), 0
+            for group in range(opened.num_row_groups):
+                last = first + opened.metadata.row_group(group).num_rows
+                inside = [(row - first, reference) for row, reference in places if first <= row < last]
+                first = last
+                if inside:
+                    columns = ["image", "references.list.element.image"]
+                    table = opened.read_row_group(group, columns=columns, use_threads=False)
+                for row, reference in inside:
+                    if reference < 0:
+                        yield Image(**table["image"][row].as_py())
+                    else:
+                        yield Image(**table["references"][row].as_py()[reference]["image"])
+
     def quarantined(self) -> Iterator[dict[str, str]]:
         """The records that could not be built."""
         for entry in self.manifest["quarantine"]:
@@ -100,6 +162,11 @@ class Dataset:
                 yield file
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise DatasetError(f"{self.folder.uri}: {name} is damaged: {error}") from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # pyarrow's, of pages that cannot be decoded or a store that does not answer
+            raise DatasetError(f"{self.folder.uri}: {name} cannot be read: {error}") from None
 
 
 def open_dataset(uri: str) -> Dataset:

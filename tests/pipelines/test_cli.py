@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": {"--sample"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
+    "leaks": {"--near", "--no-near", "--workers", "--json"},
 }
 
 

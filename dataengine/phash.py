@@ -1,0 +1,95 @@
+"""Perceptual hashes of pictures, and which of many are nearly alike without comparing all with all."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from dataengine.images import FORMATS, ImageError, check_size
+
+BITS = 64
+MAX_DISTANCE = 10  # beyond it unlike pictures are near, and most pairs would have to be looked at
+DECODE_PX = 256  # JPEGs are decoded at the smallest scale that is no smaller; the hash looks at 32 x 32 px
+FLAT_LEVELS = 4  # grey levels, of 256, below which a hash is one of noise
+_BLOCK = 1 << 22  # candidates in memory at a time, about 200 MB
+
+
+def perceptual_hash(data: bytes) -> int | None:
+    """The DCT hash of a picture (pHash of the library ImageHash): near for other sizes, qualities and formats of it.
+
+    Crops and mirrored pictures are not near. EXIF orientation is not applied.
+
+    Args:
+        data: the whole image file.
+    Returns:
+        64 bits, or None for a picture that is almost one grey and has nothing to be compared.
+    Raises:
+        ImageError: `image_too_large` or `image_unreadable`.
+    """
+    import imagehash
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.height, image.width)
+            image.draft("L", (DECODE_PX, DECODE_PX))
+            grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise what they please on damaged files
+        raise ImageError("image_unreadable", f"the image cannot be decoded: {type(error).__name__}") from None
+    if np.ptp(np.asarray(grey)) < FLAT_LEVELS:
+        return None
+    return int(str(imagehash.phash(grey)), 16)
+
+
+def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All pairs of hashes that differ in at most `distance` bits, each once, in blocks.
+
+    Two hashes that differ in d bits agree in one of d + 1 parts at least (multi-index hashing, Norouzi et al. 2012),
+    so only hashes that share a part are compared.
+
+    Args:
+        a, b: (N,) and (M,) uint64; each without duplicates, or a block may grow with their square.
+        distance: 0 .. MAX_DISTANCE bits.
+    Yields:
+        indices into a, indices into b, distances: (K,) int64, (K,) int64, (K,) uint8.
+    """
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ValueError(f"distance is {distance}; 0 to {MAX_DISTANCE} bits can be searched")
+    bounds = [BITS * number // (distance + 1) for number in range(distance + 2)]
+    parts = list(itertools.pairwise(bounds))
+    for number, part in enumerate(parts):
+        for rows, columns in _candidates(_bits(a, *part), _bits(b, *part)):
+            differing = a[rows] ^ b[columns]
+            bits = np.bitwise_count(differing)
+            kept = bits <= distance
+            for earlier in parts[:number]:  # where an earlier part agrees, the pair was found there
+                kept &= _bits(differing, *earlier) != 0
+            yield rows[kept], columns[kept], bits[kept]
+
+
+def _bits(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Bits start .. stop - 1 of (N,) uint64 values, as numbers."""
+    return (values >> np.uint64(start)) & np.uint64((1 << (stop - start)) - 1)
+
+
+def _candidates(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices of all pairs of equal values, about `_BLOCK` at a time."""
+    order = np.argsort(b, kind="stable")
+    ordered = b[order]
+    first = np.searchsorted(ordered, a, "left")
+    number = np.searchsorted(ordered, a, "right") - first
+    ends = np.cumsum(number)
+    start = 0
+    while start < len(a):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
+        counts = number[start:stop]
+        rows = np.repeat(np.arange(start, stop), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        yield rows, order[np.repeat(first[start:stop], counts) + within]
+        start = stop
