@@ -305,11 +305,11 @@ def _pairs(a: _Pictures, b: _Pictures, near: int | None) -> Iterator[Pair]:
     """Pairs of two sides, each of one kind: of equal names; else of equal bytes; else of hashes that are near."""
     for name in sorted(a.shown.keys() & b.shown.keys()):
         yield Pair(kind="identity", a=name, b=name)
-    for digest in sorted(a.by_content.keys() & b.by_content.keys()):
-        for x in a.by_content[digest]:
-            for y in b.by_content[digest]:
-                if x != y:
-                    yield Pair(kind="content", a=x, b=y)
+    for x in sorted(a.shown):
+        content = a.prints[x].sha256
+        for y in b.by_content.get(content, ()) if content else ():
+            if x != y:
+                yield Pair(kind="content", a=x, b=y)
     if near is None:
         return
     hashes_a, hashes_b = (np.array(sorted(side.by_phash), dtype=np.uint64) for side in (a, b))

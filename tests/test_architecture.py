@@ -42,7 +42,7 @@ def test_packages_import_only_what_they_may(package):
 
 @pytest.mark.parametrize("statement", ["import dataengine", "import pipelines.cli", "import dataengine.builder"])
 def test_heavy_imports_are_lazy(statement):
-    heavy = ("torch", "ray", "datasets", "pyarrow", "cv2", "skimage", "scipy", "pydantic", "PIL", "numba")
+    heavy = ("torch", "ray", "datasets", "pyarrow", "cv2", "skimage", "scipy", "pydantic", "PIL", "numba", "imagehash")
     code = f"import sys; {statement}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
