@@ -31,6 +31,7 @@ from dataengine.store.files import Folder
 
 __all__ = [
     "ABOUT",
+    "EDITIONS",
     "HELD_OUT",
     "MARKS",
     "NAME",
@@ -59,6 +60,7 @@ SPLITS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("refclef", "unc"): ("train", "val", "testA", "testB", "testC"),
     ("refclef", "berkeley"): ("train", "val", "test"),
 }
+EDITIONS = tuple({"dataset": dataset} for dataset in ("refcoco", "refcoco+", "refcocog", "refclef"))
 IMAGES = (
     "train2014",
     "images/mscoco/images/train2014",

@@ -99,7 +99,10 @@ class Outcome:
 
 
 class Builder(Protocol):
-    """A module with these members is a builder."""
+    """A module with these members is a builder.
+
+    It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root.
+    """
 
     NAME: str
     VERSION: int

@@ -26,8 +26,8 @@ from dataengine.store.commits import Commit
 from dataengine.store.files import Folder, Stored, is_temporary
 from dataengine.store.lock import driver_lock
 from dataengine.store.shards import ShardWriter
+from pipelines import mix, prompting
 from pipelines import plan as planning
-from pipelines import prompting
 from pipelines import roles as split_roles
 from pipelines.plan import Job, Plan, ShardTask, Split
 from pipelines.progress import Progress, silent
@@ -113,9 +113,8 @@ def run(
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 if subset is None:
                     _check_not_empty(folder, done)
-                manifest = commits.write_manifest(
-                    folder, {**plan.identity, "plan": plan.hash, "roles": asdict(stored)}, done
-                )
+                facts = {**plan.identity, "plan": plan.hash, "roles": asdict(stored), "mixing": mix.facts(recipe, done)}
+                manifest = commits.write_manifest(folder, facts, done)
             fault_point("manifest")
             _remove_remote_indexes(folder)
         progress.end(manifest)

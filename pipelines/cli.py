@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,54 @@ def build(
         settings = building.Settings(workers=workers, engine=engine, resume=resume, limit=limit, seed=seed)
         manifest = building.run(loaded, out, settings, progress)
         typer.echo(summary(out, manifest))
+
+
+@app.command()
+def detect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or file.")],
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a recipe that builds what is there.")
+    ] = None,
+) -> None:
+    """Say which sources a folder or file is, what is missing, and how to build it."""
+    from dataengine.errors import UserError
+    from pipelines import detect as detecting
+
+    with _errors():
+        found = detecting.detect(path)
+        typer.echo(detecting.text(found, path))
+        if recipe is not None:
+            if recipe.exists():
+                raise UserError(f"--recipe {recipe}: it exists already")
+            recipe.write_text(detecting.recipe_of(found, re.sub(r"[^A-Za-z0-9_.-]", "_", recipe.stem)[:64]))
+        if not any(source.missing is None for source in found):
+            raise typer.Exit(1)
+
+
+@app.command("mix")
+def mix_table(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|DIR", help="A recipe, or the folder of a finished dataset.")],
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="The folder of a source; may be given several times."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder that the recipe's relative paths are below.")
+    ] = None,
+) -> None:
+    """Print how often an epoch draws from each source: n_d, f_d, r_d, effective share, epochs."""
+    from dataengine.store.commits import MANIFEST
+    from dataengine.store.files import Folder
+    from pipelines import mix
+    from pipelines import recipe as recipes
+
+    with _errors():
+        if recipe not in recipes.shipped() and Folder(recipe).exists(MANIFEST):
+            typer.echo(str(mix.of_dataset(recipe)))
+            return
+        loaded = recipes.load(recipe)
+        loaded = loaded if root is None else loaded.with_root(root)
+        typer.echo(str(mix.of_recipe(recipes.with_sources(loaded, source or []))))
 
 
 @synth.command("shapes")
@@ -296,6 +345,14 @@ def summary(out: str, manifest: dict[str, Any]) -> str:
         for kind in ("quarantined", "filtered"):
             parts += [f"{n} {kind} ({reason})" for reason, n in records[kind].get(unit, {}).items()]
         lines.append(f"  {unit}: {read} read = {' + '.join(parts)}")
+    forbidden = [f"{role} ({number} pictures)" for role, number in manifest["forbidden"]["roles"].items()]
+    if forbidden:
+        lines.append(f"  not trained on: {', '.join(forbidden)}")
+    if manifest.get("mixing"):
+        from dataengine import mixing
+
+        table = mixing.text([mixing.Row(**row) for row in manifest["mixing"]])
+        lines += ["  mixing, of training samples:", *(f"    {line}" for line in table.splitlines())]
     return "\n".join([*lines, f"  version {manifest['version'][:16]}"])
 
 

@@ -138,6 +138,7 @@ def _identity(recipe: Recipe, splits: list[Split], seed: int, limit: int | None)
             "description": recipe.description,
             "prompts": None if prompts is None else prompts.model_dump(mode="json"),
             "shard": recipe.shard.model_dump(mode="json"),
+            "mixing": None if recipe.mixing is None else recipe.mixing.model_dump(mode="json"),
         },
         "seed": seed,
         "limit": limit,

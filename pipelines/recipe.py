@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from dataengine import builder
+from dataengine import builder, mixing
 from dataengine.errors import UserError
 from dataengine.sample import Task
 from dataengine.store.files import Folder
@@ -47,7 +47,8 @@ class SourceSpec(_Model):
     """One source: which builder reads it, what it becomes, where its files are.
 
     root: folder of the published layout. files: paths by role, for trees that are not laid out as published; they win.
-    splits: the wanted ones; none means all there are. options: the builder's own.
+    splits: the wanted ones; none means all there are. options: the builder's own. expected: how many training records
+    the published source has, for a mixing table without data.
     """
 
     builder: Name
@@ -56,6 +57,7 @@ class SourceSpec(_Model):
     files: dict[str, str] = {}
     splits: Names = ()
     options: dict[str, Any] = {}
+    expected: int | None = Field(default=None, ge=0)
 
 
 class PromptSpec(_Model):
@@ -78,12 +80,49 @@ class BudgetSpec(_Model):
     min_count: int = Field(default=100, ge=0)
 
 
+class BalancedSpec(_Model):
+    """See `mixing.Balanced`."""
+
+    rule: Literal["balanced"]
+    threshold: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    mult: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def to_rule(self) -> mixing.Rule:
+        return mixing.Balanced(threshold=self.threshold, mult=self.mult)
+
+
+class TemperatureSpec(_Model):
+    """See `mixing.Temperature`."""
+
+    rule: Literal["temperature"]
+    temperature: float = Field(gt=0)
+    total: int | None = Field(default=None, ge=1)
+
+    def to_rule(self) -> mixing.Rule:
+        return mixing.Temperature(self.temperature, total=self.total)
+
+
+class WeightsSpec(_Model):
+    """See `mixing.Weights`."""
+
+    rule: Literal["weights"]
+    weights: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
+    total: int | None = Field(default=None, ge=1)
+
+    def to_rule(self) -> mixing.Rule:
+        return mixing.Weights(self.weights, total=self.total)
+
+
+MixSpec = Annotated[BalancedSpec | TemperatureSpec | WeightsSpec, Field(discriminator="rule")]
+
+
 class Recipe(_Model):
     """What a dataset is made of.
 
     held_out: sources that are only read for the pictures of their held-out splits.
     forbid: roles (`source/split`) whose pictures must not be trained on; None for all held-out splits that there are
         of `sources` and `held_out`.
+    mixing: how often a trainer draws from each source.
     """
 
     name: Name
@@ -93,6 +132,7 @@ class Recipe(_Model):
     held_out: dict[Name, SourceSpec] = {}
     forbid: Roles | None = None
     prompts: PromptSpec | None = None
+    mixing: MixSpec | None = None
     shard: ShardSpec = ShardSpec()
     budget: BudgetSpec = BudgetSpec()
     _lines: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -112,6 +152,9 @@ class Recipe(_Model):
         unknown = [role for role in self.forbid or () if role.partition("/")[0] not in self.sources | self.held_out]
         if unknown:
             raise ValueError(f"forbid: {unknown[0]} is of no source of this recipe; add it to held_out")
+        if isinstance(self.mixing, WeightsSpec) and set(self.mixing.weights) != set(self.sources):
+            odd = min(set(self.mixing.weights) ^ set(self.sources))
+            raise ValueError(f"mixing: weights must name each source once; {odd} is in only one of the two")
         return self
 
     def place(self, source: str) -> str:

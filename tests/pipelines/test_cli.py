@@ -22,6 +22,8 @@ COMMANDS = {
     "build": {"--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
     "synth shapes": {"--images", "--out", "--layout", "--split", "--seed", "--workers"},
     "validate": set(),
+    "mix": {"--source", "--root"},
+    "detect": {"--recipe"},
     "inspect": {"--sample"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
