@@ -308,6 +308,27 @@ def leaks(
         typer.echo("no leak: no training picture was found in a split that is not for training")
 
 
+@app.command()
+def export(
+    directory: Dataset,
+    to: Annotated[str, typer.Option(metavar="LAYOUT", help="xsam, psalm, coco, llava, webdataset or hub.")],
+    out: Annotated[str, typer.Option("--out", help="A local folder, new or empty.")],
+    pictures: Annotated[
+        str,
+        typer.Option(
+            metavar="copy|link|none",
+            help="Copy pictures, link to those of a by-reference dataset, or only name them as the dataset does.",
+        ),
+    ] = "copy",
+) -> None:
+    """Write a dataset in a layout that others read, and say what it cannot hold."""
+    from pipelines.export import export as run_export
+
+    with _errors():
+        report = run_export(directory, to, out, pictures)
+        typer.echo(f"{out}: {report.account.built.total()} samples in the {to} layout\n{report}")
+
+
 def _sources(manifest: dict[str, Any]) -> str:
     lines = []
     for key, source in manifest["sources"].items():

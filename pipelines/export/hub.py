@@ -1,0 +1,97 @@
+"""A Hugging Face repository: `data/{split}-00000-of-00001.parquet`, pictures in it as pictures, and its card.
+
+`datasets.load_dataset(folder)` opens it. Rows are samples as in a shard; the card is `card.py`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from dataengine.errors import ReasonError, UserError
+from dataengine.sample import Image, Sample
+from dataengine.store.shards import ShardWriter
+from pipelines.export import card
+from pipelines.export.output import LeftOut, Output, picture_bytes
+
+FILE_SAMPLES = 10_000
+FILE_BYTES = 400 << 20  # of pictures in one file
+
+
+def exporter(output: Output) -> Hub:
+    """See `Exporter`."""
+    if output.pictures == "link":
+        raise UserError("--pictures link: the files hold pictures themselves; choose copy or none")
+    return Hub(output)
+
+
+@dataclass(slots=True)
+class _Split:
+    """Files of a split under way; the last one is open."""
+
+    paths: list[Path] = field(default_factory=list)
+    writer: ShardWriter | None = None
+    bytes: int = 0
+
+
+class Hub:
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._splits: dict[str, _Split] = {}
+        self._tally = card.Tally()
+
+    def write(self, group: Sequence[Sample]) -> None:
+        for whole in [self._embedded(sample) for sample in group]:
+            split = self._splits.setdefault(split_name(whole.split), _Split())
+            if split.writer is not None and (split.writer.rows >= FILE_SAMPLES or split.bytes >= FILE_BYTES):
+                split.writer.close()
+                split.writer = None
+            if split.writer is None:
+                split.paths.append(self._output.scratch())
+                split.writer, split.bytes = ShardWriter(split.paths[-1]), 0
+            try:
+                split.writer.write(whole)
+            except ReasonError as error:
+                raise UserError(f"{whole.sample_id}: {error}") from None
+            if whole.image is not None and whole.image.bytes:
+                split.bytes += len(whole.image.bytes)
+            self._tally.add(whole)
+
+    def _embedded(self, sample: Sample) -> Sample:
+        """The sample with its pictures' bytes, and their names without folders."""
+        if self._output.pictures == "none":
+            return sample
+        image = None if sample.image is None else _whole(sample.image, sample.height, sample.width)
+        references = tuple(replace(r, image=_whole(r.image, r.height, r.width)) for r in sample.references)
+        return replace(sample, image=image, references=references)
+
+    def finish(self) -> None:
+        sizes: Counter[str] = Counter()
+        for name, split in self._splits.items():
+            if split.writer is not None:
+                split.writer.close()
+            for number, path in enumerate(split.paths):
+                final = self._output.root / "data" / f"{name}-{number:05d}-of-{len(split.paths):05d}.parquet"
+                final.parent.mkdir(exist_ok=True)
+                path.rename(final)
+                sizes[name] += final.stat().st_size
+        text = card.text(self._output.manifest, self._tally, sizes)
+        (self._output.root / "README.md").write_text(text, encoding="utf-8")
+
+
+def split_name(split: str) -> str:
+    """A split as `datasets` allows it: letters, digits, `_`, and dots between them."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", split)
+    if not name.strip("_"):
+        raise LeftOut("split_name", f"split {split!r} has no letter or digit")
+    return name
+
+
+def _whole(image: Image, height: int, width: int) -> Image:
+    if image.bytes is not None:
+        return image
+    name = PurePosixPath((image.path or "").partition("?")[0]).name
+    return Image(bytes=picture_bytes(image, height, width), path=name)
