@@ -272,20 +272,30 @@ def _writer(name: str) -> Callable[[Any], Any]:
 
 def from_row(row: dict[str, Any]) -> Sample:
     """The sample of one row read back from a shard (`table.to_pylist()`)."""
-    return _value(row, "Sample")
-
-
-def _value(data: Any, name: str) -> Any:
-    if data is None:
-        return None
-    if name.startswith("list<"):
-        item = name.removeprefix("list<").partition(">")[0]
-        return tuple(_value(entry, item) for entry in data)
-    if name in _SCALARS:
-        return data
-    return _VALUES.get(name, Sample)(**{key: _value(data[key], arrow) for key, arrow in _columns(name)})
+    sample: Sample = _reader("Sample")(row)
+    return sample
 
 
 @cache
-def _columns(name: str) -> tuple[tuple[str, str], ...]:
-    return tuple((f.name, f.metadata["arrow"]) for f in dataclasses.fields(_VALUES.get(name, Sample)))
+def _reader(name: str) -> Callable[[Any], Any]:
+    """The function that makes a value of that type from plain data, put together once from the fields."""
+    if name.startswith("list<"):
+        item = name.removeprefix("list<").partition(">")[0]
+        if item in _SCALARS:
+            return lambda values: None if values is None else tuple(values)
+        read = _reader(item)
+        return lambda values: None if values is None else tuple([read(value) for value in values])
+    kind = _VALUES.get(name, Sample)
+    columns = [(f.name, f.metadata["arrow"]) for f in dataclasses.fields(kind)]
+    plain = [key for key, arrow in columns if arrow in _SCALARS]
+    nested = [(key, _reader(arrow)) for key, arrow in columns if arrow not in _SCALARS]
+
+    def read_value(row: dict[str, Any] | None) -> Any:
+        if row is None:
+            return None
+        values = {key: row[key] for key in plain}
+        for key, read in nested:
+            values[key] = read(row[key])
+        return kind(**values)
+
+    return read_value

@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dataengine.errors import UserError
 from dataengine.sample import Sample, to_row
@@ -63,7 +62,7 @@ class WebDataset:
             for number, other in enumerate(sample.references):
                 suffix = f".ref{number}{suffix_of_image(other.image)}"
                 files[suffix] = picture_bytes(other.image, other.height, other.width)
-        return {**files, ".json": json.dumps(to_json(sample), separators=(",", ":")).encode()}
+        return {**files, ".json": to_json(sample)}
 
     def _next(self, split: str) -> _Split:
         number = 0
@@ -80,21 +79,14 @@ class WebDataset:
             split.tar.close()
 
 
-def to_json(sample: Sample) -> dict[str, Any]:
-    """A sample as JSON values (`json_schema()`); binary ones are base64, pictures are without their bytes."""
+def to_json(sample: Sample) -> bytes:
+    """A sample as JSON (`json_schema()`); binary values are base64, pictures are without their bytes."""
     row = to_row(sample)
     for place in (row, *row["references"]):
         if place["image"] is not None:
             place["image"] = {**place["image"], "bytes": None}
-    found: dict[str, Any] = _plain(row)
-    return found
+    return json.dumps(row, separators=(",", ":"), default=_base64).encode("ascii")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
