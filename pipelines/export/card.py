@@ -40,14 +40,16 @@ class Tally:
     """What a card counts, gathered sample by sample."""
 
     tasks: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)  # by the names they have in the repository
     sources: Counter[str] = field(default_factory=Counter)
     licenses: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
     objects: int = 0
+    elsewhere: int = 0  # samples whose pictures are named, and not in the files
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Sample, split: str) -> None:
         self.tasks[unit_of(sample)] += 1
-        self.splits[sample.split] += 1
+        self.splits[split] += 1
+        self.elsewhere += sample.image is not None and sample.image.bytes is None
         self.sources[f"{sample.source}/{sample.split}"] += 1
         self.licenses[sample.license.name, sample.license.url] += 1
         self.objects += len(sample.objects)
@@ -109,8 +111,12 @@ def _body(manifest: Mapping[str, Any], tally: Tally, splits: Mapping[str, int]) 
             (task, MEANINGS.get(task.split()[0], ""), f"{number:,}") for task, number in sorted(tally.tasks.items())
         ]),
         "",
-        *_table(("split", "files, MB"), [(name, f"{size / 1e6:,.1f}") for name, size in splits.items()]),
+        *_table(("split", "samples", "files, MB"), [
+            (name, f"{tally.splits[name]:,}", f"{size / 1e6:,.1f}") for name, size in splits.items()
+        ]),
         "",
+        *([f"The pictures of {tally.elsewhere:,} samples are named by their paths and are not in the files.", ""]
+          if tally.elsewhere else []),
         "## How to load",
         "```python",
         "from datasets import load_dataset",

@@ -44,8 +44,9 @@ class Hub:
         self._tally = card.Tally()
 
     def write(self, group: Sequence[Sample]) -> None:
+        name = split_name(group[0].split)
         for whole in [self._embedded(sample) for sample in group]:
-            split = self._splits.setdefault(split_name(whole.split), _Split())
+            split = self._splits.setdefault(name, _Split())
             if split.writer is not None and (split.writer.rows >= FILE_SAMPLES or split.bytes >= FILE_BYTES):
                 split.writer.close()
                 split.writer = None
@@ -58,7 +59,7 @@ class Hub:
                 raise UserError(f"{whole.sample_id}: {error}") from None
             if whole.image is not None and whole.image.bytes:
                 split.bytes += len(whole.image.bytes)
-            self._tally.add(whole)
+            self._tally.add(whole, name)
 
     def _embedded(self, sample: Sample) -> Sample:
         """The sample with its pictures' bytes, and their names without folders."""

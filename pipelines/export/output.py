@@ -40,15 +40,19 @@ def safe_name(text: str) -> str:
     """
     if re.fullmatch(r"coco/[0-9]{12}", text):
         return text[5:]
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", text)
-    if re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9_-]+", text) and len(text) <= 100 and not text.startswith("-"):
-        return plain
-    return f"{plain.lstrip('-')[:60]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_-]+", text) and len(text) <= 100:
+        return text.replace("/", "_")
+    return _hashed(text)
 
 
 def safe_folder(text: str) -> str:
     """A name of a split or source as part of a file name: itself, where it can be."""
-    return text if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", text) else safe_name(text)
+    return text if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", text) else _hashed(text)
+
+
+def _hashed(text: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", text).lstrip("-")[:60]
+    return f"{plain}~{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def compressed(rle: bytes, height: int, width: int) -> dict[str, Any]:
@@ -88,6 +92,8 @@ class Output:
         of the kind; `{source}` the source's."""
         source, split = (safe_folder(text) for text in key)
         path = self.root / pattern.format(split=f"{source}_{split}" if several else split, source=source)
+        if path.exists():
+            raise UserError(f"{path.name} would be written twice: sources and splits have names that run together")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -105,11 +111,19 @@ class Output:
         path = self.root / folder / name
         if not os.path.lexists(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self.pictures == "copy":
-                path.write_bytes(picture_bytes(sample.image, sample.height, sample.width))
-            else:
-                _link(sample.image, path)
+            self.put(sample, sample.image, path)
         return name
+
+    def put(self, sample: Sample, image: Image, path: Path) -> None:
+        """Copy a sample's picture to a path, or link it.
+
+        Raises:
+            LeftOut: it cannot be read.
+        """
+        if self.pictures == "copy":
+            path.write_bytes(picture_bytes(image, sample.height, sample.width))
+        else:
+            _link(image, path)
 
     def close(self) -> int:
         """Remove what is temporary; the number of files."""

@@ -17,7 +17,7 @@ import numpy as np
 from dataengine import masks
 from dataengine.masks import Crop
 from dataengine.sample import Sample
-from pipelines.export.output import Key, LeftOut, Output, picture_bytes, safe_name, suffix_of
+from pipelines.export.output import Key, LeftOut, Output, safe_name, suffix_of
 
 
 class ReasonSeg:
@@ -42,16 +42,15 @@ class ReasonSeg:
                     texts += [condition.text] if condition.text not in texts else []
         if not questions:
             raise LeftOut("no_target", "no question has a mask")
-        data = picture_bytes(first.image, first.height, first.width) if self._output.pictures != "none" else None
         folder = self._folder_of(first)
         for (target, ignore, sentence), texts in questions.items():
             name = _free(folder, safe_name(first.image_key))
+            if self._output.pictures != "none":
+                self._output.put(first, first.image, folder / f"{name}.jpg")
             shapes = _shapes("target", target, first, name)
             shapes += _shapes("ignore", ignore, first, name) if ignore is not None else []
             record = {"text": texts, "is_sentence": sentence, "shapes": shapes}
             (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
-            if data is not None:
-                (folder / f"{name}.jpg").write_bytes(data)
 
     def _folder_of(self, sample: Sample) -> Path:
         key = sample.source, sample.split

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image as Pictures
+from typer.testing import CliRunner
 
 from builders.world_tree import write_tree
 from dataengine import masks
@@ -21,6 +22,7 @@ from dataengine.sample import Provenance, Sample
 from dataengine.store.dataset import open_dataset
 from pipelines import build, export, recipe
 from pipelines.build import Settings
+from pipelines.cli import app
 from pipelines.export import webdataset
 
 NOWHERE = Provenance(file="", record="", builder="", version=0, seed=0)
@@ -210,6 +212,33 @@ def test_pictures_by_reference(tree, tmp_path):
     }
 
 
+def test_what_a_segmentation_file_cannot_hold(tmp_path, monkeypatch):
+    write_tree(tmp_path / "shapes", 2)
+    dataset = built(tmp_path / "d", s={"builder": "shapes", "task": "genseg", "root": str(tmp_path / "shapes")})
+    samples = list(open_dataset(str(dataset)).samples())
+    twice = replace(samples[0], objects=(samples[0].objects[0], *samples[0].objects))
+    monkeypatch.setattr(
+        "dataengine.store.dataset.Dataset.samples", lambda self: iter([twice, *samples[1:], samples[2]])
+    )
+    monkeypatch.setattr("pipelines.export.coco.NO_CLASS", 17)  # there are 18 categories
+    report = export.export(str(dataset), "coco", str(tmp_path / "out"))
+    assert report.as_dict()["samples"] == {
+        "genseg panoptic": {"read": 3, "written": 1, "left_out": {"picture_twice": 1, "segments_overlap": 1}},
+        "genseg semantic": {"read": 2, "written": 0, "left_out": {"too_many_categories": 2}},
+    }
+
+
+def test_the_command_says_what_was_written(mixed, tmp_path):
+    done = CliRunner().invoke(app, ["export", str(mixed), "--to", "psalm", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0
+    assert "5 samples in the psalm layout" in done.output
+    assert "  intseg: 5 samples = 5 written\n" in done.output
+    assert "  vgdseg: 5 samples = 0 written + 5 left out (not_interactive)\n" in done.output
+    again = CliRunner().invoke(app, ["export", str(mixed), "--to", "psalm", "--out", str(tmp_path / "out")])
+    assert again.exit_code == 1
+    assert "not an empty folder" in again.stderr
+
+
 def test_tars_follow_the_conventions(mixed, tmp_path, monkeypatch):
     monkeypatch.setattr(webdataset, "SAMPLES", 6)
     export.export(str(mixed), "webdataset", str(tmp_path / "out"))
@@ -258,4 +287,5 @@ def test_the_hub_folder_opens_with_pictures(mixed, tmp_path, monkeypatch):
     assert head["size_categories"] == ["n<1K"]
     assert head["pretty_name"] == "small"
     assert "| CC BY 4.0 | https://creativecommons.org/licenses/by/4.0/ | 3 |" in card
+    assert "| train | 16 |" in card
     assert "| vgdseg | visual grounded segmentation: all objects of the kinds shown by regions | 5 |" in card

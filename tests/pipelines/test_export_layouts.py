@@ -38,7 +38,7 @@ from dataengine.store.files import Folder
 from dataengine.store.shards import ShardWriter
 from pipelines import export
 from pipelines.export import gcg, reasonseg
-from pipelines.export.output import safe_name
+from pipelines.export.output import safe_folder, safe_name
 
 HEIGHT, WIDTH = 24, 32
 CATEGORIES = (Category(id=3, name="cat", text="cat"), Category(id=5, name="dog", text="dog"))
@@ -485,5 +485,7 @@ def test_keys_cannot_leave_the_folder(tmp_path, target):
 def test_names_of_different_keys_differ():
     keys = ["coco/000000000139", "000000000139", "shapes/000000000139", "a/b_c", "a_b/c", "a/b/c", "a_b_c", "a/b.c"]
     assert len({safe_name(key) for key in keys}) == len(keys)
+    splits = ["a/b", "a_b", "..", ".", "", "a b", "x" * 300]
+    assert len({safe_folder(split) for split in splits}) == len(splits)
     assert safe_name("coco/000000000139") == "000000000139"
     assert safe_name("shapes-train-0/000000000001") == "shapes-train-0_000000000001"
