@@ -29,10 +29,11 @@ class Llava:
     def write(self, group: Sequence[Sample]) -> None:
         if not all(sample.turns for sample in group):
             raise LeftOut("no_turns", "there is no conversation")
-        for sample in group:
+        pictures = [s.image and self._output.picture(s, self._pictures) for s in group]
+        for sample, picture in zip(group, pictures, strict=True):
             record: dict[str, Any] = {"id": sample.sample_id}
-            if sample.image is not None:
-                record["image"] = self._output.picture(sample, self._pictures)
+            if picture is not None:
+                record["image"] = picture
             record["conversations"] = [{"from": SPEAKERS[turn.role], "value": turn.text} for turn in sample.turns]
             self._lists.add(("", sample.split), record)
             self._output.note(sample, "objects: masks and prompts", len(sample.objects))

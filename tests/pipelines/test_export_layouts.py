@@ -387,7 +387,15 @@ def test_llava_rows(tmp_path):
     assert not_held == {"refseg": {"objects: masks and prompts": 2}}
 
 
-def test_xsam_writes_chat_and_says_what_it_cannot(tmp_path):
+def test_a_picture_that_is_gone_takes_its_whole_group_along(tmp_path):
+    gone = replace(chat("llava/x", Image(bytes=None, path=str(tmp_path / "gone.jpg"))), sample_id="second")
+    out, _ = exported(tmp_path, "llava", chat("llava/x", picture()), gone, chat("llava/y", None))
+    assert [row["id"] for row in json.loads((out / "llava_train.json").read_text())] == ["chat/train/llava/y/chat"]
+    report = json.loads((out / "export.json").read_text())
+    assert report["samples"]["chat"] == {"read": 3, "written": 1, "left_out": {"picture_missing": 2}}
+
+
+def test_xsam_writes_chat(tmp_path):
     out, _ = exported(tmp_path, "xsam", chat("llava/x", picture()))
     rows = json.loads((out / "img_chat" / "llava" / "llava_train.json").read_text())
     assert (out / "img_chat" / "llava" / "llava_images" / rows[0]["image"]).is_file()
