@@ -36,13 +36,15 @@ class Refer:
                 things.setdefault(thing.annotation_id, (sample, thing))
             for condition in sample.conditions:
                 names = tuple(sample.objects[i].annotation_id for i in condition.objects)
-                if first.task == "grefseg" or len(names) == 1:
-                    texts = wanted.setdefault(names, [])
+                # a ref is of one object; a phrase of several stands in the ref of each
+                for meant in [names] if first.task == "grefseg" else [(name,) for name in names]:
+                    texts = wanted.setdefault(meant, [])
                     texts += [condition.text] if condition.text not in texts else []
-                else:
-                    self._output.note(sample, "conditions: not of one object")
         if not wanted:
-            raise LeftOut("not_of_one_object", "a ref is of one object")
+            raise LeftOut("no_target", "no phrase has an object")
+        if first.task == "refseg":
+            absent = sum(not condition.objects for sample in group for condition in sample.conditions)
+            self._output.note(first, "conditions: nothing to be found", absent)
         picture = self._output.picture(first, self._pictures)
         if first.source not in self._files:
             self._files[first.source] = _Files(self._output, first)

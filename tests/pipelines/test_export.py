@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -37,14 +38,16 @@ def built(out: Path, **sources: dict) -> Path:
     return out
 
 
-def round_trip(folder: Path, to: str, source: dict, again: dict) -> tuple[list[Sample], list[Sample]]:
+def round_trip(folder: Path, to: str, source: dict, again: dict, inside: str = "") -> tuple[list[Sample], list[Sample]]:
     """Samples of a source, and those that a builder makes of their export.
 
     source, again: a recipe's source; `again` reads the export, its `root` is the export's folder.
+    inside: the folder in it where the layout's files are.
     """
-    first = built(folder / "first", s=source)
+    name = source["builder"]
+    first = built(folder / "first", **{name: source})
     export.export(str(first), to, str(folder / "exported"))
-    second = built(folder / "second", s={**again, "root": str(folder / "exported")})
+    second = built(folder / "second", **{name: {**again, "root": str(folder / "exported" / inside)}})
     return list(open_dataset(str(first)).samples()), list(open_dataset(str(second)).samples())
 
 
@@ -63,7 +66,7 @@ def tree(coco_tree):
     del tree.annotations[-2:]
     tree.images[1]["license"] = 4
     document = json.loads(tree.save().read_text())
-    document["licenses"] = [{"id": 4, "name": "CC BY 4.0", "url": "https://creativecommons.org/licenses/by/4.0/"}]
+    document["licenses"] = [{"id": 4, "name": "shared", "url": "https://creativecommons.org/licenses/by-sa/3.0/"}]
     tree.file.write_text(json.dumps(document))
     return tree
 
@@ -87,6 +90,47 @@ def test_coco_instances_come_back(tree, tmp_path, task, options):
         rle = annotation["segmentation"]["counts"].encode()
         assert annotation["area"] == masks.area(rle, 24, 32)
     assert sum(a["iscrowd"] for a in document["annotations"]) == (task != "intseg")
+
+
+def meant(samples: list[Sample]) -> dict[tuple, list]:
+    """What phrases mean, by picture, split and text; how samples are cut is the builder's."""
+    found: dict[tuple, list] = {}
+    for sample in samples:
+        for condition in sample.conditions:
+            things = [replace(sample.objects[i], prompts=()) for i in condition.objects]
+            found.setdefault((sample.image_key, sample.split, condition.text), []).append(things)
+    return found
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_refs_come_back(tree, tmp_path, split):
+    tree.images = tree.images[:3]
+    tree.annotations = [a | {"iscrowd": 0} for a in tree.annotations if a["image_id"] <= 3]
+    document = json.loads(tree.save().read_text())
+    (tree.root / "refcoco").mkdir()
+    (tree.root / "refcoco" / "instances.json").write_text(json.dumps(document))
+    refs = [
+        {
+            "ref_id": n,
+            "ann_id": a["id"],
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "split": split,
+            "file_name": "",
+            "sent_ids": [2 * n, 2 * n + 1],
+            "sentences": [
+                {"sent_id": 2 * n + k, "sent": text, "raw": text, "tokens": text.split()}
+                for k, text in enumerate((f"thing {n}", f"number {n} – größer"))
+            ],
+        }
+        for n, a in enumerate(tree.annotations)
+    ]
+    (tree.root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (tree.root / "train").rename(tree.root / "train2014")
+    source = {"builder": "refcoco", "task": "refseg", "root": str(tree.root), "splits": [split]}
+    before, after = round_trip(tmp_path, "xsam", source, source, "img_refseg/refcocos")
+    assert len(meant(before)) == 2 * len(refs)
+    assert meant(before) == meant(after)
 
 
 def test_coco_panoptic_comes_back(tmp_path):
@@ -283,9 +327,9 @@ def test_the_hub_folder_opens_with_pictures(mixed, tmp_path, monkeypatch):
     assert head["configs"] == [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
-    assert head["license"] == ["cc-by-4.0", "unknown"]
+    assert head["license"] == ["cc-by-4.0", "cc-by-sa-3.0"]
     assert head["size_categories"] == ["n<1K"]
     assert head["pretty_name"] == "small"
-    assert "| CC BY 4.0 | https://creativecommons.org/licenses/by/4.0/ | 3 |" in card
+    assert "| shared | https://creativecommons.org/licenses/by-sa/3.0/ | 3 |" in card
     assert "| train | 16 |" in card
     assert "| vgdseg | visual grounded segmentation: all objects of the kinds shown by regions | 5 |" in card

@@ -220,7 +220,8 @@ def test_refs_pickle_is_plain_and_joins_instances(tmp_path):
     out, not_held = exported(
         tmp_path, "xsam",
         referring(
-            "refseg", ("the cat", 0), ("left one", 0), ("der Hund – größer", 1), ("both", 0, 1), source="refcocog"
+            "refseg", ("the cat", 0), ("left one", 0), ("der Hund – größer", 1), ("both", 0, 1), ("none",),
+            source="refcocog",
         ),
         referring("refseg", ("the cat", 0), split="val", source="refcocog"),
         referring("refseg", ("it", 0), key="coco/000000000140", split="val", source="refcocog"),
@@ -231,10 +232,10 @@ def test_refs_pickle_is_plain_and_joins_instances(tmp_path):
     refs = OnlyData(io.BytesIO(data)).load()
     assert refs == pickle.loads(data, encoding="latin1")
     assert [[s["sent"] for s in ref["sentences"]] for ref in refs] == [
-        ["the cat", "left one"], ["der Hund – größer"], ["the cat"], ["it"]
+        ["the cat", "left one", "both"], ["der Hund – größer", "both"], ["the cat"], ["it"]
     ]  # fmt: skip
     assert [ref["ref_id"] for ref in refs] == [0, 1, 2, 3]
-    assert [i for ref in refs for i in ref["sent_ids"]] == [0, 1, 2, 3, 4]
+    assert [i for ref in refs for i in ref["sent_ids"]] == [0, 1, 2, 3, 4, 5, 6]
     splits: dict[int, set[str]] = {}
     instances = COCO(str(folder / "instances.json"))
     for ref in refs:
@@ -248,7 +249,7 @@ def test_refs_pickle_is_plain_and_joins_instances(tmp_path):
         "000000000139.jpg", "000000000140.jpg"
     }  # fmt: skip
     assert (out / "img_refseg" / "refcocos" / "images" / "000000000139.jpg").is_file()
-    assert not_held == {"refseg": {"conditions: not of one object": 1}}
+    assert not_held == {"refseg": {"conditions: nothing to be found": 1}}
 
 
 def test_grefs_keep_several_targets_and_none(tmp_path):
