@@ -182,11 +182,11 @@ def _link(image: Image, path: Path) -> None:
 class JsonLists:
     """JSON lists, one a source and split, written element by element and named at the end.
 
-    pattern: of their names; see `Output.place`.
+    pattern: of their names; see `Output.place`. yearless: `val2017` is called `val`, as in derived published files.
     """
 
-    def __init__(self, output: Output, pattern: str) -> None:
-        self._output, self._pattern = output, pattern
+    def __init__(self, output: Output, pattern: str, *, yearless: bool = False) -> None:
+        self._output, self._pattern, self._yearless = output, pattern, yearless
         self._files: dict[Key, tuple[Path, IO[str]]] = {}
         self.lengths: Counter[Key] = Counter()
 
@@ -201,7 +201,10 @@ class JsonLists:
 
     def finish(self) -> None:
         several = len({source for source, _ in self._files}) > 1
+        short = {key: (key[0], re.sub("20[0-9]{2}$", "", key[1]) or key[1]) for key in self._files}
+        if not self._yearless or len(set(short.values())) < len(short):
+            short = {key: key for key in self._files}
         for key, (path, file) in self._files.items():
             file.write("\n]\n")
             file.close()
-            path.rename(self._output.place(self._pattern, key, several))
+            path.rename(self._output.place(self._pattern, short[key], several))

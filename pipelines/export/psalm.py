@@ -27,7 +27,7 @@ class Psalm:
 
     def __init__(self, output: Output, pattern: str, pictures: str) -> None:
         self._output, self._pictures = output, pictures
-        self._lists = JsonLists(output, pattern)
+        self._lists = JsonLists(output, pattern, yearless=True)
         self._ids: dict[Key, Ids] = {}
 
     def write(self, group: Sequence[Sample]) -> None:

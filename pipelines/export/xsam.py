@@ -90,7 +90,7 @@ class _Vgd:
 
     def __init__(self, output: Output, coco: CocoFiles) -> None:
         self._output, self._coco = output, coco
-        self._lists = JsonLists(output, "coco_vgd/annotations/coco_vgdseg_{split}.json")
+        self._lists = JsonLists(output, "coco_vgd/annotations/coco_vgdseg_{split}.json", yearless=True)
 
     def write(self, group: Sequence[Sample]) -> None:
         image_id, entered = self._coco.instances(group)

@@ -180,6 +180,18 @@ def test_vgd_has_what_its_loader_reads(tmp_path):
         assert Pictures.open(out / "coco2017" / "train" / entry["image_file"]).size == (WIDTH, HEIGHT)
 
 
+def test_derived_files_are_named_without_the_year(tmp_path):
+    samples = [regions(task, split="val2017") for task in ("vgdseg", "intseg")]
+    out, _ = exported(tmp_path, "xsam", *samples)
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*.json")}
+    assert names == {
+        "export.json",
+        "coco2017/annotations/instances_val2017.json",
+        "coco_vgd/annotations/coco_vgdseg_val.json",
+        "coco_int/annotations/coco_interactive_val_psalm.json",
+    }
+
+
 def test_regions_of_other_pictures_are_counted(tmp_path):
     question = Turn(role="user", text="<image>\n<p><region></p>, <p><region></p>", supervised=False)
     own = regions("vgdseg").conditions[0]
