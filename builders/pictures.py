@@ -42,6 +42,8 @@ def safe_file_name(name: Any, field: str = "file_name") -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name):
         raise RecordError("unsafe_file_name", f"{field} {name!r} leaves its folder")
+    if not path.name:
+        raise RecordError("unsafe_file_name", f"{field} {name!r} is a folder")
     return str(path)
 
 
