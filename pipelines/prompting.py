@@ -24,7 +24,8 @@ class Prompted:
 def attach(samples: Sequence[Sample], spec: PromptSpec, seed: int) -> Prompted:
     """Simulate prompts for the objects of samples of one picture, and choose the exemplars.
 
-    A region condition whose objects have no prompt cannot be shown and is left out; a sample without conditions too.
+    A region condition whose objects have no prompt cannot be shown and is left out; a sample that loses all its
+    conditions too. A `chat` sample has none to lose.
     """
     from prompts_sim import simulate
 
@@ -45,7 +46,7 @@ def attach(samples: Sequence[Sample], spec: PromptSpec, seed: int) -> Prompted:
         things = tuple(by_id[thing.annotation_id] for thing in sample.objects)
         chosen = (_with_exemplar(c, things, sample, seed) for c in sample.conditions)
         conditions = tuple(c for c in chosen if c is not None)
-        if conditions:
+        if conditions or not sample.conditions:
             kept.append(replace(sample, objects=things, conditions=conditions))
     read = sum(len(sample.conditions) for sample in samples)
     built = sum(len(sample.conditions) for sample in kept)
