@@ -1,7 +1,7 @@
 """Conversations: the wording of each task, and `render`, which puts a sample's facts into turns.
 
 Facts come first: `render` is pure, so a trainer may render anew each epoch. `{spans}` stands for the conditions,
-`{variant}` for panoptic, semantic or instance.
+`{variant}` for panoptic, semantic or instance, `{caption}` and `{explanation}` for what the sample says of itself.
 """
 
 from __future__ import annotations
@@ -94,6 +94,27 @@ _REASONING = Wording(
     answers=_SEG_ANSWERS,
 )
 
+_EXPLAINED = Wording(
+    questions=(
+        "{spans} Answer with a segmentation mask and say why.",
+        "Think about the image, segment the answer and give your reason: {spans}",
+        "{spans} Explain your answer, and show it as a mask.",
+        "Work out what is meant, explain it and mark it. {spans}",
+        "Here is a question about the picture: {spans} Segment what it asks for, with an explanation.",
+        "{spans} Tell me the reason, then mark the pixels.",
+        "{spans} Please reason in words before you give the mask.",
+        "Find the answer in the image, justify it and outline it: {spans}",
+        "Read the question, say what it is about and why, and segment that. {spans}",
+    ),
+    answers=(
+        "{explanation} <SEG>",
+        "{explanation} Here is the mask: <SEG>.",
+        "{explanation} The segmentation is <SEG>.",
+        "{explanation} So the result is <SEG>.",
+        "{explanation} It is marked here: <SEG>.",
+    ),
+)
+
 _GROUNDED = Wording(
     questions=(
         "Describe the image and segment what you mention.",
@@ -162,7 +183,8 @@ def render(sample: Sample, rng: np.random.Generator) -> Sample:
     """The sample with its conversation; each condition is given its span and its `<SEG>`.
 
     Pure: the same facts and the same generator state give the same text. What was rendered before is replaced. A
-    `chat` sample keeps its turns, which are facts; a `gcgseg` sample needs its `caption`.
+    `chat` sample keeps its turns, which are facts; a `gcgseg` sample needs its `caption`; a question that comes with an
+    explanation asks for it.
 
     Args:
         rng: `keyed(seed, sample_id, "conversation", VERSION)`, or a trainer's own for another wording.
@@ -179,7 +201,8 @@ def render(sample: Sample, rng: np.random.Generator) -> Sample:
     conditions: list[Condition] = []
     if sample.task in _ONE_PER_TURN:
         for number, condition in enumerate(sample.conditions):
-            question, answer = _draw(wording, rng)
+            question, answer = _draw(_EXPLAINED if condition.explanation is not None else wording, rng)
+            answer = answer.replace("{explanation}", condition.explanation or "")
             text, placed = _place(opening if not number else "", question, (condition,), 2 * number, number)
             turns += [_user(text), _assistant(answer)]
             conditions += placed

@@ -115,6 +115,9 @@ class Condition:
     )
     exemplar: int = _column("int16", "object whose prompt a region shows, or -1", default=-1)
     reference: int = _column("int16", "reference whose prompt a region shows, or -1", default=-1)
+    explanation: str | None = _column(
+        "string", "reaseg: what the answer says besides its mask; else null", default=None
+    )
     seg: int = _column("int16", "ordinal of its <SEG> in the sample", default=-1)
     turn: int = _column("int16", "index of the turn its span stands in", default=-1)
     start: int = _column("int32", "first code point of the span", default=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_spans_stand_where_the_format_says():
     sample = render(facts("vgdseg"), keyed(0))
     assert ", ".join([tokens.REGION_SPAN] * 3) in sample.turns[0].text
     assert {(c.turn, c.seg) for c in sample.conditions} == {(0, 0)}
+
+
+def test_explained_questions_ask_for_their_explanation():
+    first, second = facts("reaseg").conditions
+    explained = replace(facts("reaseg"), conditions=(first, replace(second, explanation="It is {spans} tall.")))
+    plain = render(facts("reaseg"), keyed(0))
+    for seed in range(20):
+        sample = render(explained, keyed(seed))
+        check(sample)
+        assert sample.turns[3].text.startswith("It is {spans} tall. ")
+        assert "explanation" not in sample.turns[3].text
+        assert re.search("why|explain|explanation|reason|justify", sample.turns[2].text, re.I)
+        assert [c.explanation for c in sample.conditions] == [None, "It is {spans} tall."]
+    assert render(explained, keyed(0)).turns[:2] == plain.turns[:2]
 
 
 def test_choice_is_seeded_and_spreads():
