@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
-from builders import grandf_index as layouts
+from builders import grandf_index as records
 from builders import options as opts
 from builders import places, spans
 from builders.grandf_ground import ground
@@ -199,11 +199,11 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
         try:
             if layout == "benchmark":
                 names = (name, _file_name(part.files["masks"]))
-                found = layouts.build_benchmark(file, _open(stack, part.files["masks"]), names, target)
+                found = records.build_benchmark(file, _open(stack, part.files["masks"]), names, target)
             elif layout == "coco":
-                found = layouts.build_coco(file, name, target)
+                found = records.build_coco(file, name, target)
             else:
-                found = layouts.build_list(file, name, layout, target)
+                found = records.build_list(file, name, layout, target)
         except SourceError as error:
             raise SourceError(f"{annotations.removesuffix(name)}{error}") from None
     return IndexReport(
@@ -242,14 +242,14 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 def _held(context: Context, row: Row) -> Counter[str]:
     """What a row holds, however bad it is."""
     try:
-        entry = layouts.entry_of(context.extra["layout"], row)
+        entry = records.entry_of(context.extra["layout"], row)
     except RecursionError:
         return Counter()
     return Counter(phrases=len(entry.phrases), annotations=entry.num_masks)
 
 
 def _outcome(context: Context, row: Row) -> Outcome:
-    entry = layouts.entry_of(context.extra["layout"], row)
+    entry = records.entry_of(context.extra["layout"], row)
     account = Account(read=Counter(images=1, phrases=len(entry.phrases), annotations=entry.num_masks))
     if not isinstance(entry.caption, str) or not (caption := spans.strip_caption(entry.caption)).text:
         raise RecordError("bad_text", f"the caption {entry.caption!r} is no text")
@@ -261,7 +261,7 @@ def _outcome(context: Context, row: Row) -> Outcome:
     picture = _picture(context, entry)
     found = ground(context, row, entry, caption, picture)
     account.quarantine(found.bad)
-    account.filtered = found.left_out
+    account.add(found.left_out)
     if not found.spans:
         account.filter("images", "no_phrase")
         return Outcome(group=row.key, bad=found.bad, account=account)
@@ -285,8 +285,8 @@ def _outcome(context: Context, row: Row) -> Outcome:
         objects=tuple(found.objects),
         conditions=tuple(conditions),
     )
-    account.read["escaped_markers"] = tagged.escaped
-    account.built = Counter(
+    account.read += Counter(escaped_markers=tagged.escaped)
+    account.built += Counter(
         images=1, phrases=found.num_phrases, annotations=len(found.objects), escaped_markers=tagged.escaped
     )
     return Outcome(group=row.key, samples=[sample], bad=found.bad, account=account)

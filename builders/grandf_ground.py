@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from builders.rows import Row
 from dataengine import masks
 from dataengine.builder import Context
 from dataengine.errors import ReasonError
-from dataengine.records import Bad
+from dataengine.records import Account, Bad
 from dataengine.sample import Object
 
 
@@ -24,14 +23,14 @@ from dataengine.sample import Object
 class Grounded:
     """The phrases of a caption: kept spans, in order, with their objects' indices; and what became of the rest.
 
-    num_phrases: published ones that were kept; several may be one span. left_out: by unit and reason.
+    num_phrases: published ones that were kept; several may be one span. left_out: what was filtered.
     """
 
     spans: dict[spans.Span, tuple[int, ...]] = field(default_factory=dict)
     objects: list[Object] = field(default_factory=list)
     num_phrases: int = 0
     bad: list[Bad] = field(default_factory=list)
-    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    left_out: Account = field(default_factory=Account)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,15 +53,17 @@ def ground(context: Context, row: Row, entry: Entry, caption: spans.Caption, pic
     found = Grounded()
     is_benchmark = context.extra["layout"] == "benchmark"
     placed: list[Placed] = []
+    taken: set[spans.Span] = set()
+    without_mask = "unlinked" if entry.masks else "no_mask"
     for phrase in entry.phrases:
-        taken = {span for other in placed for span in other.spans}
         one = _placed(context, row, phrase, caption, taken, found.bad)
+        taken.update(one.spans)
         if one.fate is None or is_benchmark:
             one.objects, refused = _objects(context, row, phrase.masks, picture)
             one.num_bad = len(refused)
             found.bad += refused
             if one.fate is None and (refused or not phrase.masks):
-                one.fate = "mask_quarantined" if refused else "no_mask"
+                one.fate = "mask_quarantined" if refused else without_mask
         placed.append(one)
     kept = _kept(placed)
     found.spans = {span: () for span in kept}
@@ -74,12 +75,11 @@ def ground(context: Context, row: Row, entry: Entry, caption: spans.Caption, pic
                 if span in found.spans:
                     found.spans[span] += indices
         else:
-            left = len(one.phrase.masks) - one.num_bad
-            found.left_out.setdefault("annotations", Counter())[one.fate] += left
+            found.left_out.filter("annotations", one.fate, len(one.phrase.masks) - one.num_bad)
         if one.fate is None:
             found.num_phrases += 1
         elif one.fate != "phrase_quarantined":
-            found.left_out.setdefault("phrases", Counter())[one.fate] += 1
+            found.left_out.filter("phrases", one.fate)
     rest, refused = _objects(context, row, entry.masks, picture)
     found.objects += rest
     found.bad += refused
@@ -101,8 +101,9 @@ def _kept(placed: list[Placed]) -> list[spans.Span]:
             candidates.update(dict.fromkeys(whole))
             one.fate = None if whole else "mask_quarantined"
     kept = spans.without_overlaps(candidates)
+    shown = set(kept)
     for one in placed:
-        if one.fate is None and not set(kept) & set(one.spans):
+        if one.fate is None and shown.isdisjoint(one.spans):
             one.fate = "overlap"
     return kept
 
@@ -137,7 +138,7 @@ def _spans(caption: spans.Caption, phrase: Phrase, taken: set[spans.Span]) -> li
         found = [spans.published(caption, *pair) for pair in checked_places(phrase.places)]
         if None in found:
             raise RecordError("bad_span", f"token positions {phrase.places} hold no text of the caption")
-        return [span for span in found if span is not None]
+        return _distinct(found)
     if not isinstance(phrase.text, str) or not phrase.text.strip():
         raise RecordError("bad_text", f"the phrase {phrase.text!r} is no text")
     if phrase.places is None:
@@ -148,7 +149,11 @@ def _spans(caption: spans.Caption, phrase: Phrase, taken: set[spans.Span]) -> li
             span = spans.published(caption, start, end)
             is_there = span is not None and spans.says(caption, span, phrase.text)
             found.append(span if is_there else spans.find(caption, phrase.text, near=max(start - caption.shift, 0)))
-    return [span for span in found if span is not None]
+    return _distinct(found)
+
+
+def _distinct(found: Sequence[spans.Span | None]) -> list[spans.Span]:
+    return list(dict.fromkeys(span for span in found if span is not None))
 
 
 def _objects(
