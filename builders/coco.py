@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from builders import options as opts
 from builders import panoptic, places
+from builders.categories import ask_for_categories, choose_categories, of_category
 from builders.coco_index import build_index
 from builders.pictures import NAME_ERRORS, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import (
@@ -51,6 +51,7 @@ __all__ = [
     "NAME",
     "TASKS",
     "VERSION",
+    "choose_categories",
     "image_keys",
     "index",
     "locate",
@@ -374,16 +375,12 @@ def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
         rng = keyed(context.seed, base.sample_id, "categories", VERSION)
         present = sorted({found.objects[i].category_id for i in targets})
         conditions = [
-            Condition(kind="region", text=names[c], category_id=c, objects=_of_category(found.objects, targets, c))
+            Condition(kind="region", text=names[c], category_id=c, objects=of_category(found.objects, targets, c))
             for c in rng.permutation(present).tolist()
         ]
         return [replace(base, conditions=tuple(conditions))]
     chunks = [targets[at : at + options.max_regions] for at in range(0, len(targets), options.max_regions)]
     return [_interactive(base, chunk, names, number) for number, chunk in enumerate(chunks)]
-
-
-def _of_category(objects: Sequence[Object], targets: Sequence[int], category: int) -> tuple[int, ...]:
-    return tuple(i for i in targets if objects[i].category_id == category)
 
 
 def _interactive(base: Sample, chunk: Sequence[int], names: Mapping[int, str], number: int) -> Sample:
@@ -401,18 +398,7 @@ def _generic(context: Context, base: Sample, variant: str) -> Sample:
     base = replace(base, sample_id=f"{base.sample_id}/{variant}", variant=variant)
     if variant == "semantic":
         base = replace(base, objects=_merged(base))
-    targets = [i for i, thing in enumerate(base.objects) if not thing.crowd]
-    present = {base.objects[i].category_id for i in targets}
-    rng = keyed(context.seed, base.sample_id, "categories", VERSION)
-    chosen = choose_categories(
-        present, [c.id for c in context.categories], _mode(context), context.options.max_negatives, rng
-    )
-    names = {c.id: c.text for c in context.categories}
-    conditions = tuple(
-        Condition(kind="phrase", text=names[c], category_id=c, objects=_of_category(base.objects, targets, c))
-        for c in chosen
-    )
-    return replace(base, conditions=conditions)
+    return ask_for_categories(context, base, VERSION)
 
 
 def _merged(base: Sample) -> tuple[Object, ...]:
@@ -422,34 +408,3 @@ def _merged(base: Sample) -> tuple[Object, ...]:
         rle = masks.union(parts, base.height, base.width) if len(parts) > 1 else parts[0]
         merged.append(make_object(rle, base.height, base.width, category, f"category {category}"))
     return tuple(merged)
-
-
-def _mode(context: Context) -> str:
-    mode: str = context.options.categories
-    return mode if mode != "auto" else "sampled" if context.part.split.startswith("train") else "all"
-
-
-def choose_categories(
-    present: set[int], every: Sequence[int], mode: str, max_negatives: int, rng: np.random.Generator
-) -> list[int]:
-    """Category ids to ask for in one sample, in the order of the question.
-
-    `sampled` is X-SAM's training rule ("full & variant"): with probability 1/2 the positives and U{0..n} of the n
-    absent categories, else all; shuffled. Where a picture has no positives, at least one negative is asked for.
-
-    Args:
-        present: ids with an object in the picture. every: all ids, ascending.
-        max_negatives: upper bound of the negatives in a sampled list; -1 for none.
-    """
-    absent = [c for c in every if c not in present]
-    if mode == "all" or (mode == "positives" and not present):
-        return list(every)
-    positives = sorted(present)
-    if mode == "positives":
-        return positives
-    if max_negatives < 0 and rng.random() >= 0.5:
-        return [int(c) for c in rng.permutation(np.array(every))]
-    most = len(absent) if max_negatives < 0 else min(len(absent), max_negatives)
-    number = int(rng.integers(0 if positives else min(1, most), most + 1))
-    negatives = rng.permutation(np.array(absent, dtype=np.int64))[:number].tolist()
-    return [int(c) for c in rng.permutation(np.array(positives + negatives, dtype=np.int64))]

@@ -1,9 +1,9 @@
-"""COCO panoptic PNGs: `id = R + 256 G + 256² B`, 0 is void."""
+"""Maps of ids as PNGs, and the masks in them: COCO panoptic ones (`id = R + 256 G + 256² B`, 0 is void), and grey."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -30,7 +30,19 @@ def rles_from_png(data: bytes, height: int, width: int) -> dict[int, bytes]:
         ImageError: `segments_unreadable`, `segments_mode` (no 8-bit RGB), `segments_size`, `segments_too_many` or
             `image_too_large`.
     """
-    starts, owners = _runs(data, height, width)
+    return rles_from_runs(*runs_from_png(data, height, width), height, width)
+
+
+def rles_from_runs(starts: np.ndarray, owners: np.ndarray, height: int, width: int) -> dict[int, bytes]:
+    """Id to compressed RLE, for every id that owns a run.
+
+    Args:
+        starts, owners: see `runs_from_png`; neighbours may have one id.
+    Raises:
+        ImageError: `segments_too_many`.
+    """
+    new = np.append(True, owners[1:] != owners[:-1])
+    starts, owners = starts[new], owners[new]
     order = np.argsort(owners, kind="stable")
     owners = owners[order]
     first = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
@@ -47,15 +59,36 @@ def rles_from_png(data: bytes, height: int, width: int) -> dict[int, bytes]:
     return rles
 
 
-def _runs(data: bytes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of one id down the columns: (n,) int32, the place of each one's first pixel; (n,) uint32, its id."""
+def overlay(
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The runs in which neither of two maps of one picture changes: starts, and the owners in each map.
+
+    Args:
+        one, other: starts and owners, see `runs_from_png`.
+    """
+    starts = np.union1d(one[0], other[0])
+    first, second = (owners[np.searchsorted(own, starts, "right") - 1] for own, owners in (one, other))
+    return starts, first, second
+
+
+def runs_from_png(
+    data: bytes, height: int, width: int, mode: Literal["RGB", "L"] = "RGB"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of one id down the columns: (n,) int32, the place of each one's first pixel; (n,) uint32, its id.
+
+    Args:
+        mode: Pillow's, of 8 bits a channel; of a grey map (`L`) the ids are its values.
+    Raises:
+        ImageError: see `rles_from_png`.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             images.check_size(image.height, image.width)
-            if image.mode != "RGB":
-                raise ImageError("segments_mode", f"mode {image.mode}; 8-bit RGB is needed")
+            if image.mode != mode or data[24] != 8:  # Pillow shows 16-bit colours as RGB, and scales 4-bit grey
+                raise ImageError("segments_mode", f"mode {image.mode} of {data[24]} bits; 8-bit {mode} is needed")
             if (image.height, image.width) != (height, width):
                 raise ImageError(
                     "segments_size", f"{image.width} x {image.height} px; the picture is {width} x {height}"
@@ -72,7 +105,7 @@ def _runs(data: bytes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _runs_of_image(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """See `_runs`; a band of columns at a time, so that little more than the picture is in memory."""
+    """See `runs_from_png`; a band of columns at a time, so that little more than the picture is in memory."""
     step = max(1, BAND_PIXELS // image.height)
     starts, owners = [], []
     before = NO_ID
@@ -91,5 +124,8 @@ def _runs_of_image(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
 def _ids(image: Image.Image) -> np.ndarray:
     """(width * height,) uint32, the ids down the columns."""
+    if image.mode == "L":
+        values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width)
+        return np.ascontiguousarray(values.T).ravel().astype(np.uint32)
     pixels = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
     return np.bitwise_and(pixels.T, np.uint32(0xFFFFFF), order="C").ravel()

@@ -34,12 +34,16 @@ class Bad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """A category of a source; `name` as published, `text` as it is written in a conversation."""
+    """A category of a source; `name` as published, `text` as it is written in a conversation.
+
+    synonyms: all names the source gives it, in the source's order; empty where it gives only one.
+    """
 
     id: int
     name: str
     text: str
     is_thing: bool = True
+    synonyms: tuple[str, ...] = ()
 
 
 class AccountError(AssertionError):
