@@ -1,0 +1,219 @@
+"""Which files of ADE20K belong to one picture, in both editions, and what the JSON files of the 2021 one say.
+
+2016: `STEM.jpg` and `STEM.png` in one folder for each role. 2021: in folders of scenes, beside `STEM.jpg` lie
+`STEM_seg.png` (classes and instances), `STEM.json` (latin-1), `STEM_parts_{1,2,3}.png` and a folder `STEM/` of instance
+masks that reach behind what hides them; the last two are not read, nor is `index_ade20k.pkl`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from builders.ade20k_names import is_name
+from builders.pictures import NAME_ERRORS
+from builders.reading import RecordError, plain
+from dataengine.records import MAX_PAYLOAD, Bad
+from dataengine.store.files import Folder
+
+PICTURES = (".jpg", ".jpeg", ".png")
+MAX_JSON = 1 << 26  # bytes; published ones have some 30 thousand
+MAX_CLASS = 25 * 256 + 255  # the largest that red and green can say
+MAX_DEPTH = 8  # of folders of scenes
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_MAP = re.compile(r".*_(?:seg|parts_[0-9]+)\.png")
+
+Record = dict[str, str | int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Listed:
+    """The pictures of a split.
+
+    rows: by stem, their files by role, and how many `parts` of objects there are. names: of classes, by number.
+    bad: pictures that lack a file, and objects that cannot be used.
+    """
+
+    rows: dict[str, Record] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    bad: list[Bad] = field(default_factory=list)
+
+    def refuse(self, file: str, stem: str, error: RecordError, payload: object, which: str = "") -> None:
+        """Note what cannot be used: a picture, or an object of it."""
+        self.bad.append(
+            Bad(
+                unit="objects" if which else "images",
+                file=file,
+                record=which or f"image {stem}",
+                group=stem,
+                reason=error.reason,
+                message=str(error),
+                payload=json.dumps(payload)[:MAX_PAYLOAD],
+            )
+        )
+
+
+def list_challenge(folders: Mapping[str, Folder], label: str) -> Listed:
+    """Pictures and label maps of ADEChallengeData2016 that belong together.
+
+    Args:
+        folders: by role, `images` among them. label: what messages call the split.
+    """
+    listed = Listed()
+    found = {
+        role: _by_stem(folder.names(), PICTURES if role == "images" else (".png",), listed, label)
+        for role, folder in folders.items()
+    }
+    for stem in sorted(set().union(*found.values())):
+        record: Record = {role: names[stem] for role, names in found.items() if stem in names}
+        missing = [role.removesuffix("s") for role in found if role not in record]
+        if missing:
+            error = RecordError(f"{missing[0]}_missing", f"there is no {missing[0]} of that name")
+            listed.refuse(label, stem, error, record)
+        else:
+            listed.rows[stem] = record
+    return listed
+
+
+def list_full(folder: Folder, label: str) -> Listed:
+    """Pictures of full ADE20K with their map, and the names that JSON files give classes; the first one stays."""
+    listed = Listed()
+    names = list(_files_below(folder))
+    there = set(names)
+    pictures = _by_stem((name for name in names if not _MAP.fullmatch(name)), PICTURES, listed, label)
+    descriptions = _by_stem((name for name in names if name.endswith(".json")), (".json",), listed, label)
+    for stem in sorted(pictures.keys() | descriptions.keys()):
+        record: Record = {"images": pictures[stem]} if stem in pictures else {"json": descriptions[stem]}
+        try:
+            if stem not in pictures:
+                raise RecordError("image_missing", "there is no image of that name")
+            record["segments"] = f"{pictures[stem].rpartition('.')[0]}_seg.png"
+            if record["segments"] not in there:
+                raise RecordError("segments_missing", f"there is no {record['segments']}")
+            if stem not in descriptions:
+                raise RecordError("json_missing", "there is no JSON of that name")
+            described = _read(folder, descriptions[stem])
+        except RecordError as error:
+            listed.refuse(label, stem, error, record)
+            continue
+        for number, name in described.names.items():
+            listed.names.setdefault(number, name)
+        for which, problem, value in described.refused:
+            listed.refuse(descriptions[stem], stem, problem, value, which)
+        listed.rows[stem] = record | {"parts": described.parts}
+    return listed
+
+
+def _by_stem(names: Iterable[str], suffixes: Sequence[str], listed: Listed, label: str) -> dict[str, str]:
+    """Names of files by their stem, which names their picture; files of other kinds are none of the source's."""
+    found: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if not _STEM.fullmatch(path.stem):
+            error = RecordError("unsafe_file_name", "the name holds other than letters, digits and _ . -")
+            listed.refuse(label, plain(path.stem), error, name)
+        elif found.setdefault(path.stem, name) != name:
+            error = RecordError("duplicate_image", f"{name} and {found[path.stem]} have one name")
+            listed.refuse(label, path.stem, error, name)
+    return found
+
+
+def _files_below(folder: Folder, below: str = "", depth: int = 0) -> Iterator[str]:
+    """Files of the scenes, relative to the folder; folders of a picture's instance masks are not entered."""
+    entries = (folder / below if below else folder).entries()
+    pictures = {entry.rpartition(".")[0] for entry in entries if not entry.endswith("/")}
+    for entry in entries:
+        if not entry.endswith("/"):
+            yield f"{below}{entry}"
+        elif entry[:-1] not in pictures and depth < MAX_DEPTH:
+            yield from _files_below(folder, f"{below}{entry}", depth + 1)
+
+
+# --- the JSON of a picture --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Described:
+    """What a picture's JSON says.
+
+    names: of its objects' classes. parts: how many of its objects are parts of others.
+    refused: objects that cannot be used: which, what is wrong, and the object.
+    """
+
+    names: dict[int, str] = field(default_factory=dict)
+    parts: int = 0
+    refused: list[tuple[str, RecordError, Any]] = field(default_factory=list)
+
+
+def _read(folder: Folder, name: str) -> _Described:
+    """Raises RecordError. OSError: the disk or the network fails."""
+    try:
+        data = folder.read(name)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno not in NAME_ERRORS:
+            raise
+        raise RecordError("json_unreadable", f"{name} cannot be read: {error.strerror}") from None
+    return _describe(data)
+
+
+def _describe(data: bytes) -> _Described:
+    """What the JSON of a picture says: `{"annotation": {"object": [{name, name_ndx, parts: {part_level}}]}}`.
+
+    The published files come out of MATLAB: one object alone is no list, and empty values are lists.
+
+    Raises:
+        RecordError: `bad_json` or `bad_field`.
+    """
+    if len(data) > MAX_JSON:
+        raise RecordError("bad_json", f"{len(data):,} bytes; at most {MAX_JSON:,} are read")
+    try:
+        return _described(json.loads(data.decode("latin-1"), strict=False))
+    except RecordError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RecordError("bad_json", f"cannot be read as JSON: {error}") from None
+
+
+def _described(document: Any) -> _Described:
+    annotation = document.get("annotation") if isinstance(document, dict) else None
+    objects = annotation.get("object") if isinstance(annotation, dict) else None
+    if isinstance(objects, dict):
+        objects = [objects]
+    if not isinstance(objects, list):
+        raise RecordError("bad_field", "annotation.object must be a list of objects")
+    found = _Described()
+    for number, value in enumerate(objects):
+        try:
+            if _is_part(value):
+                found.parts += 1
+                continue
+            label, name = _name_of(value)
+            found.names.setdefault(label, name)
+        except RecordError as error:
+            found.refused.append((f"object {number}", error, value))
+    return found
+
+
+def _is_part(value: Any) -> bool:
+    parts = value.get("parts") if isinstance(value, dict) else None
+    level = parts.get("part_level", 0) if isinstance(parts, dict) else 0
+    if level not in (0, 1, 2, 3, "0", "1", "2", "3", []):
+        raise RecordError("bad_field", f"parts.part_level must be 0 to 3, not {str(level)[:40]}")
+    return level not in (0, "0", [])
+
+
+def _name_of(value: Any) -> tuple[int, str]:
+    if not isinstance(value, dict):
+        raise RecordError("bad_field", "an object must be a JSON object")
+    label, name = value.get("name_ndx"), value.get("name")
+    if not isinstance(label, int) or isinstance(label, bool) or not 1 <= label <= MAX_CLASS:
+        raise RecordError("bad_field", f"name_ndx must be a class from 1 to {MAX_CLASS}, not {str(label)[:40]}")
+    if not isinstance(name, str) or not is_name(name):
+        raise RecordError("bad_text", f"class {label} has no name that could be written in a question")
+    return label, name
