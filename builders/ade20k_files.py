@@ -42,8 +42,9 @@ class Listed:
     names: dict[int, str] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
 
-    def refuse(self, file: str, stem: str, error: RecordError, payload: object, which: str = "") -> None:
+    def refuse(self, file: str, stem: str, error: RecordError, payload: str, which: str = "") -> None:
         """Note what cannot be used: a picture, or an object of it."""
+        stem = plain(stem)
         self.bad.append(
             Bad(
                 unit="objects" if which else "images",
@@ -52,7 +53,7 @@ class Listed:
                 group=stem,
                 reason=error.reason,
                 message=str(error),
-                payload=json.dumps(payload)[:MAX_PAYLOAD],
+                payload=payload[:MAX_PAYLOAD],
             )
         )
 
@@ -65,17 +66,19 @@ def list_challenge(folders: Mapping[str, Folder], label: str) -> Listed:
     """
     listed = Listed()
     found = {
-        role: _by_stem(folder.names(), PICTURES if role == "images" else (".png",), listed, label)
+        role: _by_place(folder.names(), PICTURES if role == "images" else (".png",), listed, label)
         for role, folder in folders.items()
     }
     for stem in sorted(set().union(*found.values())):
         record: Record = {role: names[stem] for role, names in found.items() if stem in names}
-        missing = [role.removesuffix("s") for role in found if role not in record]
-        if missing:
-            error = RecordError(f"{missing[0]}_missing", f"there is no {missing[0]} of that name")
-            listed.refuse(label, stem, error, record)
-        else:
+        try:
+            _check_stem(stem)
+            for role in found:
+                if role not in record:
+                    raise RecordError(f"{role.removesuffix('s')}_missing", f"it is in no file of {role}")
             listed.rows[stem] = record
+        except RecordError as error:
+            listed.refuse(label, stem, error, json.dumps(record))
     return listed
 
 
@@ -84,43 +87,49 @@ def list_full(folder: Folder, label: str) -> Listed:
     listed = Listed()
     names = list(_files_below(folder))
     there = set(names)
-    pictures = _by_stem((name for name in names if not _MAP.fullmatch(name)), PICTURES, listed, label)
-    descriptions = _by_stem((name for name in names if name.endswith(".json")), (".json",), listed, label)
-    for stem in sorted(pictures.keys() | descriptions.keys()):
-        record: Record = {"images": pictures[stem]} if stem in pictures else {"json": descriptions[stem]}
+    pictures = _by_place((name for name in names if not _MAP.fullmatch(name)), PICTURES, listed, label)
+    descriptions = _by_place((name for name in names if name.endswith(".json")), (".json",), listed, label)
+    for place in sorted(pictures.keys() | descriptions.keys()):
+        stem = PurePosixPath(place).name
+        record: Record = {"images": pictures[place]} if place in pictures else {}
         try:
-            if stem not in pictures:
-                raise RecordError("image_missing", "there is no image of that name")
-            record["segments"] = f"{pictures[stem].rpartition('.')[0]}_seg.png"
+            _check_stem(stem)
+            if place not in pictures:
+                raise RecordError("image_missing", f"there is no picture {place}")
+            record["segments"] = f"{place}_seg.png"
             if record["segments"] not in there:
                 raise RecordError("segments_missing", f"there is no {record['segments']}")
-            if stem not in descriptions:
-                raise RecordError("json_missing", "there is no JSON of that name")
-            described = _read(folder, descriptions[stem])
+            if place not in descriptions:
+                raise RecordError("json_missing", f"there is no {place}.json")
+            if stem in listed.rows:
+                raise RecordError("duplicate_image", f"{place} and {listed.rows[stem]['images']} have one name")
+            described = _read(folder, descriptions[place])
         except RecordError as error:
-            listed.refuse(label, stem, error, record)
+            listed.refuse(label, stem, error, json.dumps(record))
             continue
         for number, name in described.names.items():
             listed.names.setdefault(number, name)
         for which, problem, value in described.refused:
-            listed.refuse(descriptions[stem], stem, problem, value, which)
+            listed.refuse(descriptions[place], stem, problem, value, which)
         listed.rows[stem] = record | {"parts": described.parts}
     return listed
 
 
-def _by_stem(names: Iterable[str], suffixes: Sequence[str], listed: Listed, label: str) -> dict[str, str]:
-    """Names of files by their stem, which names their picture; files of other kinds are none of the source's."""
+def _check_stem(stem: str) -> None:
+    if not _STEM.fullmatch(stem):
+        raise RecordError("unsafe_file_name", "the name holds other than letters, digits and _ . -")
+
+
+def _by_place(names: Iterable[str], suffixes: Sequence[str], listed: Listed, label: str) -> dict[str, str]:
+    """Names of files by what they are without suffix; files of other kinds are none of the source's."""
     found: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if not _STEM.fullmatch(path.stem):
-            error = RecordError("unsafe_file_name", "the name holds other than letters, digits and _ . -")
-            listed.refuse(label, plain(path.stem), error, name)
-        elif found.setdefault(path.stem, name) != name:
-            error = RecordError("duplicate_image", f"{name} and {found[path.stem]} have one name")
-            listed.refuse(label, path.stem, error, name)
+        if found.setdefault(str(path.with_suffix("")), name) != name:
+            error = RecordError("duplicate_image", f"{name} and {found[str(path.with_suffix(''))]} have one name")
+            listed.refuse(label, path.stem, error, json.dumps(name))
     return found
 
 
@@ -143,12 +152,12 @@ class _Described:
     """What a picture's JSON says.
 
     names: of its objects' classes. parts: how many of its objects are parts of others.
-    refused: objects that cannot be used: which, what is wrong, and the object.
+    refused: objects that cannot be used: which, what is wrong, and the object as JSON.
     """
 
     names: dict[int, str] = field(default_factory=dict)
     parts: int = 0
-    refused: list[tuple[str, RecordError, Any]] = field(default_factory=list)
+    refused: list[tuple[str, RecordError, str]] = field(default_factory=list)
 
 
 def _read(folder: Folder, name: str) -> _Described:
@@ -165,7 +174,7 @@ def _read(folder: Folder, name: str) -> _Described:
 def _describe(data: bytes) -> _Described:
     """What the JSON of a picture says: `{"annotation": {"object": [{name, name_ndx, parts: {part_level}}]}}`.
 
-    The published files come out of MATLAB: one object alone is no list, and empty values are lists.
+    Empty values are published as lists (`occluded: []`); one object alone may stand without its list.
 
     Raises:
         RecordError: `bad_json` or `bad_field`.
@@ -196,16 +205,18 @@ def _described(document: Any) -> _Described:
             label, name = _name_of(value)
             found.names.setdefault(label, name)
         except RecordError as error:
-            found.refused.append((f"object {number}", error, value))
+            found.refused.append((f"object {number}", error, json.dumps(value)))
     return found
 
 
 def _is_part(value: Any) -> bool:
     parts = value.get("parts") if isinstance(value, dict) else None
     level = parts.get("part_level", 0) if isinstance(parts, dict) else 0
-    if level not in (0, 1, 2, 3, "0", "1", "2", "3", []):
-        raise RecordError("bad_field", f"parts.part_level must be 0 to 3, not {str(level)[:40]}")
-    return level not in (0, "0", [])
+    if level == []:
+        return False
+    if not isinstance(level, int | str) or not re.fullmatch("[0-9]", str(level)):
+        raise RecordError("bad_field", f"parts.part_level must be 0 to 9, not {str(level)[:40]}")
+    return str(level) != "0"
 
 
 def _name_of(value: Any) -> tuple[int, str]:

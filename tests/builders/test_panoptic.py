@@ -79,6 +79,36 @@ def test_unusable_files_say_why(data, size, reason):
     assert caught.value.reason == reason
 
 
+def grey(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("band", [1, 1 << 20])
+def test_a_grey_map_holds_its_values(monkeypatch, band):
+    monkeypatch.setattr(panoptic, "BAND_PIXELS", band)
+    values = (IDS // 70_001 * 80).astype(np.uint8)
+    rles = panoptic.rles_from_runs(*panoptic.runs_from_png(grey(values), 17, 13, "L"), 17, 13)
+    wanted = {v: oracle.encode(np.asfortranarray((values == v).astype(np.uint8)))["counts"] for v in (0, 80, 160, 240)}
+    assert rles == wanted
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_maps_of_16_bits_are_refused(mode):
+    with pytest.raises(ImageError, match="16 bits"):
+        panoptic.runs_from_png(grey(np.zeros((17, 13), np.uint16)), 17, 13, mode)
+
+
+def test_an_overlay_has_a_run_wherever_either_map_changes():
+    one = np.array([0, 4], np.int32), np.array([7, 8], np.uint32)
+    other = np.array([0, 2, 4], np.int32), np.array([1, 2, 1], np.uint32)
+    starts, first, second = panoptic.overlay(one, other)
+    assert (starts.tolist(), first.tolist(), second.tolist()) == ([0, 2, 4], [7, 7, 8], [1, 2, 1])
+    joined = panoptic.rles_from_runs(starts, first, 3, 2)
+    assert joined == panoptic.rles_from_runs(*one, 3, 2)
+
+
 def test_a_grey_picture_has_no_ids():
     file = io.BytesIO()
     Image.new("L", (13, 17)).save(file, "PNG")
