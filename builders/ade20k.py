@@ -349,4 +349,4 @@ def _sample(context: Context, base: Sample, variant: Variant, found: Segments, m
         ignore=found.ignore,
     )
     asked = [c.id for c in context.categories if c.is_thing or variant != "instance"]
-    return ask_for_categories(context, base, VERSION, asked)
+    return ask_for_categories(context, base, asked)

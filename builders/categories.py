@@ -1,54 +1,88 @@
-"""Which categories a sample of `genseg` or `ovseg` asks for, in what order, and what each of them is to find."""
+"""What samples with categories ask for: which of them, in what order, and the objects that each is to find."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from dataengine.builder import Context
 from dataengine.keyed import keyed
-from dataengine.sample import Condition, Object, Sample
+from dataengine.sample import Condition, Sample
 
 
-def ask_for_categories(context: Context, base: Sample, version: int, every: Sequence[int] | None = None) -> Sample:
-    """The sample with one condition for each category chosen, as the options `categories` and `max_negatives` say.
+def names_of(context: Context) -> dict[int, str]:
+    """How each category is written in a conversation, by id."""
+    return {category.id: category.text for category in context.categories}
+
+
+def targets_of(base: Sample) -> list[int]:
+    """Indices of the objects that a condition may name."""
+    return [i for i, thing in enumerate(base.objects) if not thing.crowd]
+
+
+def category_regions(context: Context, base: Sample, names: Mapping[int, str]) -> list[Sample]:
+    """`vgdseg`: one region for each category that has a target, in random order; no sample where there is none."""
+    present = sorted({base.objects[i].category_id for i in targets_of(base)})
+    rng = keyed(context.seed, base.sample_id, "categories", context.version)
+    chosen = rng.permutation(present).tolist()
+    return [replace(base, conditions=_conditions(base, chosen, names, "region"))] if chosen else []
+
+
+def object_regions(base: Sample, names: Mapping[int, str], max_regions: int) -> list[Sample]:
+    """`intseg`: one region for each target, `max_regions` a sample; what a sample does not ask for is not in it."""
+    targets = targets_of(base)
+    chunks = [targets[at : at + max_regions] for at in range(0, len(targets), max_regions)]
+    return [_interactive(base, chunk, names, number) for number, chunk in enumerate(chunks)]
+
+
+def _interactive(base: Sample, chunk: Sequence[int], names: Mapping[int, str], number: int) -> Sample:
+    objects = tuple(base.objects[i] for i in chunk)
+    conditions = tuple(
+        Condition(kind="region", text=names[thing.category_id], category_id=thing.category_id, objects=(i,), exemplar=i)
+        for i, thing in enumerate(objects)
+    )
+    return replace(base, sample_id=f"{base.sample_id}/{number}", objects=objects, conditions=conditions)
+
+
+def category_phrases(base: Sample, chosen: Sequence[int], names: Mapping[int, str]) -> Sample:
+    """`genseg`, `ovseg`: the sample that asks for these categories, in this order."""
+    return replace(base, conditions=_conditions(base, chosen, names, "phrase"))
+
+
+def _conditions(
+    base: Sample, chosen: Sequence[int], names: Mapping[int, str], kind: Literal["phrase", "region"]
+) -> tuple[Condition, ...]:
+    """One condition for each category, with its targets."""
+    by_category: dict[int, list[int]] = {}
+    for i in targets_of(base):
+        by_category.setdefault(base.objects[i].category_id, []).append(i)
+    return tuple(
+        Condition(kind=kind, text=names[c], category_id=c, objects=tuple(by_category.get(c, ()))) for c in chosen
+    )
+
+
+def ask_for_categories(context: Context, base: Sample, every: Sequence[int] | None = None) -> Sample:
+    """The sample with one phrase for each category chosen, as the options `categories` and `max_negatives` say.
 
     `auto` is `sampled` in splits named train…, `all` elsewhere and in `ovseg`.
 
     Args:
-        base: with its objects and its final id. version: of the builder, for the draw.
-        every: ids to choose from, ascending; all categories of the source by default.
+        base: with its objects and its final id. every: ids to choose from, ascending; by default all of the source.
     """
-    targets = [i for i, thing in enumerate(base.objects) if not thing.crowd]
-    present = {base.objects[i].category_id for i in targets}
-    rng = keyed(context.seed, base.sample_id, "categories", version)
-    chosen = choose_categories(
-        present,
-        [c.id for c in context.categories] if every is None else every,
-        _mode(context),
-        context.options.max_negatives,
-        rng,
-    )
-    names = {c.id: c.text for c in context.categories}
-    conditions = tuple(
-        Condition(kind="phrase", text=names[c], category_id=c, objects=of_category(base.objects, targets, c))
-        for c in chosen
-    )
-    return replace(base, conditions=conditions)
-
-
-def of_category(objects: Sequence[Object], targets: Sequence[int], category: int) -> tuple[int, ...]:
-    """Those of the target objects that belong to a category."""
-    return tuple(i for i in targets if objects[i].category_id == category)
-
-
-def _mode(context: Context) -> str:
     mode: str = context.options.categories
-    if mode != "auto":
-        return mode
-    return "sampled" if context.task != "ovseg" and context.part.split.startswith("train") else "all"
+    if mode == "auto":
+        mode = "sampled" if context.task != "ovseg" and context.part.split.startswith("train") else "all"
+    chosen = choose_categories(
+        {base.objects[i].category_id for i in targets_of(base)},
+        [c.id for c in context.categories] if every is None else every,
+        mode,
+        context.options.max_negatives,
+        keyed(context.seed, base.sample_id, "categories", context.version),
+    )
+    return category_phrases(base, chosen, names_of(context))
 
 
 def choose_categories(

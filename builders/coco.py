@@ -11,7 +11,7 @@ import errno
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 
 from builders import options as opts
 from builders import panoptic, places
-from builders.categories import ask_for_categories, choose_categories, of_category
-from builders.coco_index import build_index
+from builders.categories import ask_for_categories, category_regions, names_of, object_regions
+from builders.coco_index import index_file
 from builders.pictures import NAME_ERRORS, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import (
     RecordError,
@@ -39,9 +39,8 @@ from builders.rows import Row, read_keys, read_rows, select
 from dataengine import images, masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
-from dataengine.keyed import keyed
 from dataengine.records import Account, Bad, Category
-from dataengine.sample import Condition, License, Object, Sample
+from dataengine.sample import License, Object, Sample
 from dataengine.store.files import Folder
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "NAME",
     "TASKS",
     "VERSION",
-    "choose_categories",
     "image_keys",
     "index",
     "locate",
@@ -169,15 +167,7 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     """See `Builder.index`."""
     place = Folder(part.files["annotations"])
     name = PurePosixPath(place.uri.partition("?")[0]).name
-    try:
-        file = place.open()
-    except OSError as error:
-        raise SourceError(f"{place.uri}: cannot be read: {error.strerror or error}") from None
-    with file:
-        try:
-            found = build_index(file, name, target, key="image_id" if options.is_panoptic else "id")
-        except SourceError as error:
-            raise SourceError(f"{place.uri.removesuffix(name)}{error}") from None
+    found = index_file(place, name, target, key="image_id" if options.is_panoptic else "id")
     categories = tuple(
         Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
         for c in sorted(found.categories, key=lambda c: c["id"])
@@ -246,10 +236,14 @@ def _num_segments(row: Row) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The objects of a picture, and the pixels that count neither way."""
+    """The objects of a picture.
+
+    ignore: the pixels that count neither way. incomplete: categories of which an annotation was refused.
+    """
 
     objects: tuple[Object, ...]
     ignore: bytes | None = None
+    incomplete: frozenset[int] = frozenset()
 
 
 def _account(context: Context, row: Row, found: Found, refused: list[Bad], built: bool) -> Account:
@@ -277,23 +271,28 @@ def _base(context: Context, row: Row) -> Sample:
     height, width = checked_size(value)
     name = safe_file_name(value.get("file_name"))
     picture = read_picture(Folder(context.part.files["images"]), [name], height, width)
-    names = context.extra["licenses"].get(str(value.get("license")))
     return sample_of(
         context,
         picture,
         key=numbered_key(_namespace(context), int(row.key)),
         file=context.extra["file"],
         record=f"image {row.key}",
-        license=None if names is None else License(name=names[0], url=names[1]),
+        license=license_of(context, value),
     )
 
 
-def objects_of(row: Row, file: str, height: int, width: int, categories: set[int]) -> tuple[Found, list[Bad]]:
+def license_of(context: Context, value: Mapping[str, Any]) -> License | None:
+    """The licence that an image record names, where the file describes it."""
+    names = context.extra["licenses"].get(str(value.get("license")))
+    return None if names is None else License(name=names[0], url=names[1])
+
+
+def objects_of(row: Row, file: str, height: int, width: int, categories: Collection[int]) -> tuple[Found, list[Bad]]:
     """The objects of one image's instances, and the annotations that cannot be used.
 
     Every annotation is in exactly one of the two. Crowds are kept, flagged.
     """
-    objects, refused = [], []
+    objects, refused, incomplete = [], [], set()
     for text in row.members:
         value = json.loads(text)
         try:
@@ -301,10 +300,11 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: set[int
         except ReasonError as error:
             record = f"annotation {value['id']} (image {row.key})"
             refused.append(bad("annotations", file, record, row, error, text))
-    return Found(objects=tuple(objects)), refused
+            incomplete |= {value["category_id"]} if is_whole(value.get("category_id")) else set()
+    return Found(objects=tuple(objects), incomplete=frozenset(incomplete)), refused
 
 
-def object_of(annotation: Mapping[str, Any], height: int, width: int, categories: set[int]) -> Object:
+def object_of(annotation: Mapping[str, Any], height: int, width: int, categories: Collection[int]) -> Object:
     """The object of a COCO annotation.
 
     Raises:
@@ -364,33 +364,13 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
 
 def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
     options: Options = context.options
-    names = {c.id: c.text for c in context.categories}
+    names = names_of(context)
     base = replace(base, objects=found.objects, ignore=found.ignore)
-    targets = [i for i, thing in enumerate(found.objects) if not thing.crowd]
     if options.task == "genseg":
         return [_generic(context, base, variant) for variant in options.variants]
-    if not targets:
-        return []
     if options.task == "vgdseg":
-        rng = keyed(context.seed, base.sample_id, "categories", VERSION)
-        present = sorted({found.objects[i].category_id for i in targets})
-        conditions = [
-            Condition(kind="region", text=names[c], category_id=c, objects=of_category(found.objects, targets, c))
-            for c in rng.permutation(present).tolist()
-        ]
-        return [replace(base, conditions=tuple(conditions))]
-    chunks = [targets[at : at + options.max_regions] for at in range(0, len(targets), options.max_regions)]
-    return [_interactive(base, chunk, names, number) for number, chunk in enumerate(chunks)]
-
-
-def _interactive(base: Sample, chunk: Sequence[int], names: Mapping[int, str], number: int) -> Sample:
-    """One region for each object of the chunk; the picture's other objects stay out."""
-    objects = tuple(base.objects[i] for i in chunk)
-    conditions = tuple(
-        Condition(kind="region", text=names[thing.category_id], category_id=thing.category_id, objects=(i,), exemplar=i)
-        for i, thing in enumerate(objects)
-    )
-    return replace(base, sample_id=f"{base.sample_id}/{number}", objects=objects, conditions=conditions)
+        return category_regions(context, base, names)
+    return object_regions(base, names, options.max_regions)
 
 
 def _generic(context: Context, base: Sample, variant: str) -> Sample:
@@ -398,7 +378,7 @@ def _generic(context: Context, base: Sample, variant: str) -> Sample:
     base = replace(base, sample_id=f"{base.sample_id}/{variant}", variant=variant)
     if variant == "semantic":
         base = replace(base, objects=_merged(base))
-    return ask_for_categories(context, base, VERSION)
+    return ask_for_categories(context, base)
 
 
 def _merged(base: Sample) -> tuple[Object, ...]:

@@ -19,6 +19,7 @@ from builders.rows import Gathering, Hashing, Refused
 from dataengine.builder import SourceError
 from dataengine.jsonstream import Record, iter_records, shown
 from dataengine.records import MAX_PAYLOAD, Account, Bad
+from dataengine.store.files import Folder
 
 MAX_BAD = 100_000  # more bad records than this are not bad records but the wrong file
 MAX_KEYS = 1000  # as are more keys than this at the top
@@ -91,6 +92,23 @@ def build_index(file: BinaryIO, name: str, target: Path, *, key: str = "id") -> 
     index.images, index.annotations, index.fingerprint = written.rows, written.members, written.fingerprint
     index.sha256 = hashing.hexdigest()
     return index
+
+
+def index_file(place: Folder, name: str, target: Path, *, key: str = "id") -> Index:
+    """`build_index` of a file where it stands, which errors name whole.
+
+    Raises:
+        SourceError: also where the file cannot be read.
+    """
+    try:
+        file = place.open()
+    except OSError as error:
+        raise SourceError(f"{place.uri}: cannot be read: {error.strerror or error}") from None
+    with file:
+        try:
+            return build_index(file, name, target, key=key)
+        except SourceError as error:
+            raise SourceError(f"{place.uri.removesuffix(name)}{error}") from None
 
 
 def checked_namespace(text: Any) -> str:

@@ -150,7 +150,7 @@ def _identity(recipe: Recipe, splits: list[Split], seed: int, limit: int | None)
                 "inputs": dict(s.report.inputs),
                 "index": s.report.fingerprint,
                 "images": s.report.rows,
-                "categories": [asdict(c) for c in s.report.categories],
+                "categories": [{**asdict(c), "synonyms": list(c.synonyms)} for c in s.report.categories],
             }
             for s in splits
         },

@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as oracle
 
 from builders import coco, panoptic
+from builders.categories import choose_categories
 from builders.pictures import numbered_key, safe_file_name
 from builders.reading import clean_name
 from dataengine import masks
@@ -325,7 +326,7 @@ def test_options_are_checked(task, options, message):
 
 def test_categories_are_sampled_as_published():
     every = list(range(10, 30))
-    lists = [coco.choose_categories({12, 15}, every, "sampled", -1, keyed(n, "s")) for n in range(2000)]
+    lists = [choose_categories({12, 15}, every, "sampled", -1, keyed(n, "s")) for n in range(2000)]
     whole = sum(len(c) == 20 for c in lists) / 2000
     assert 0.5 <= whole < 0.58  # one half, and one in 19 of the other half
     rest = Counter(len(c) - 2 for c in lists if len(c) < 20)
@@ -333,12 +334,12 @@ def test_categories_are_sampled_as_published():
     assert max(rest.values()) < 2 * min(rest.values())
     assert all({12, 15} <= set(c) <= set(every) and len(set(c)) == len(c) for c in lists)
     assert any(c != sorted(c) for c in lists)
-    assert coco.choose_categories({12}, every, "all", -1, keyed(0)) == every
-    assert coco.choose_categories({15, 12}, every, "positives", -1, keyed(0)) == [12, 15]
-    assert coco.choose_categories(set(), every, "positives", -1, keyed(0)) == every
-    few = [coco.choose_categories({12}, every, "sampled", 3, keyed(n)) for n in range(200)]
+    assert choose_categories({12}, every, "all", -1, keyed(0)) == every
+    assert choose_categories({15, 12}, every, "positives", -1, keyed(0)) == [12, 15]
+    assert choose_categories(set(), every, "positives", -1, keyed(0)) == every
+    few = [choose_categories({12}, every, "sampled", 3, keyed(n)) for n in range(200)]
     assert {len(c) for c in few} == {1, 2, 3, 4}
-    assert min(len(coco.choose_categories(set(), every, "sampled", 3, keyed(n))) for n in range(50)) == 1
+    assert min(len(choose_categories(set(), every, "sampled", 3, keyed(n))) for n in range(50)) == 1
 
 
 def test_choice_of_categories_follows_seed_and_split(tmp_path, coco_tree):
