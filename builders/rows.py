@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
@@ -140,30 +141,46 @@ class Gathering:
         self._row_places, self._member_places = rows, members[known]
 
     def write(self, target: Path) -> Written:
-        """Write the Arrow IPC file (key: string, record: binary, members: list<binary>) of what was settled."""
-        import pyarrow as pa
+        """`write_rows` of what was settled."""
+        return write_rows(target, self._settled())
 
-        schema = pa.schema([("key", pa.string()), ("record", pa.binary()), ("members", pa.list_(pa.binary()))])
+    def _settled(self) -> Iterator[tuple[str, bytes, list[bytes]]]:
         rows, members = self._row_places, self._member_places
         first = np.searchsorted(members[:, 0], rows[:, 0], "left")
         last = np.searchsorted(members[:, 0], rows[:, 0], "right")
-        digest = xxhash.xxh3_128()
-        with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for start in range(0, len(rows), ROWS_PER_BATCH):
-                chunk = slice(start, start + ROWS_PER_BATCH)
-                texts = [self._rows.text(o, n).partition(b"\n") for _, _, o, n in rows[chunk].tolist()]
-                groups = [
-                    [self._members.text(o, n) for _, _, o, n in members[a:b].tolist()]
-                    for a, b in zip(first[chunk], last[chunk], strict=True)
-                ]
-                for (key, _, text), group in zip(texts, groups, strict=True):
-                    for part in (key, text, *group):
-                        digest.update(len(part).to_bytes(8, "little") + part)
-                    digest.update(b"\n")
-                keys = pa.array([key.decode("utf-8", "replace") for key, _, _ in texts])
-                columns = [keys, pa.array([t for _, _, t in texts], pa.binary()), pa.array(groups, schema[2].type)]
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-        return Written(rows=len(rows), members=len(members), fingerprint=digest.hexdigest())
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            chunk = slice(start, start + ROWS_PER_BATCH)
+            for (_, _, offset, length), a, b in zip(rows[chunk].tolist(), first[chunk], last[chunk], strict=True):
+                key, _, text = self._rows.text(offset, length).partition(b"\n")
+                group = [self._members.text(o, n) for _, _, o, n in members[a:b].tolist()]
+                yield key.decode("utf-8", "replace"), text, group
+
+
+def write_rows(target: Path, rows: Iterable[tuple[str, bytes, list[bytes]]]) -> Written:
+    """Write an index, the Arrow IPC file (key: string, record: binary, members: list<binary>), of rows in their order.
+
+    Args:
+        rows: key, record and members of each; keys are Unicode text, unique.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema([("key", pa.string()), ("record", pa.binary()), ("members", pa.list_(pa.binary()))])
+    digest = xxhash.xxh3_128()
+    num_rows = num_members = 0
+    source = iter(rows)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        while batch := list(islice(source, ROWS_PER_BATCH)):
+            for key, record, members in batch:
+                for part in (key.encode(), record, *members):
+                    digest.update(len(part).to_bytes(8, "little") + part)
+                digest.update(b"\n")
+                num_members += len(members)
+            num_rows += len(batch)
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return Written(rows=num_rows, members=num_members, fingerprint=digest.hexdigest())
 
 
 def _without_repeats(places: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:

@@ -145,6 +145,17 @@ class Folder:
         infos = system.get_file_info(selector)
         return sorted(info.path[len(path) :].lstrip("/") for info in infos if info.type == pyarrow.fs.FileType.File)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file of the folder, in no order. Raises OSError where it cannot be listed."""
+        if self.is_local:
+            with os.scandir(self.path) as found:
+                return {entry.name: entry.stat().st_size for entry in found if entry.is_file()}
+        import pyarrow.fs
+
+        system, path = self._remote()
+        infos = system.get_file_info(pyarrow.fs.FileSelector(path))
+        return {info.base_name: info.size for info in infos if info.type == pyarrow.fs.FileType.File}
+
     def times(self) -> dict[str, float | None]:
         """When each file of the folder was written: seconds since 1970 by the store's clock, or None."""
         if self.is_local:

@@ -49,6 +49,15 @@ def test_publishing_is_once(folder):
     assert folder.sha256("a/b.bin") == first.sha256
 
 
+def test_sizes_are_those_of_the_files_of_one_folder(folder):
+    folder.make()
+    for name, data in (("a.json", b"12345"), ("b.jpg", b"x"), ("sub/c.json", b"123")):
+        folder.write_new(name, data)
+    assert folder.sizes() == {"a.json": 5, "b.jpg": 1}
+    with pytest.raises(FileNotFoundError):
+        (folder / "nowhere").sizes()
+
+
 def test_files_come_and_go(folder):
     folder.make()
     assert folder.names(recursive=True) == []
