@@ -311,9 +311,9 @@ def object_of(annotation: Mapping[str, Any], height: int, width: int, categories
         RecordError, masks.MaskError
     """
     category = checked_category(annotation.get("category_id"), categories)
-    rle = masks.rle_from_segmentation(annotation.get("segmentation"), height, width)
+    rle, measured = masks.measured_from_segmentation(annotation.get("segmentation"), height, width)
     crowd = checked_flag(annotation.get("iscrowd", 0))
-    return make_object(rle, height, width, category, str(annotation["id"]), crowd=crowd)
+    return make_object(rle, height, width, category, str(annotation["id"]), crowd=crowd, measured=measured)
 
 
 def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad]]:

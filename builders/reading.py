@@ -121,13 +121,15 @@ def make_object(
     *,
     crowd: bool = False,
     lineage: Lineage = HUMAN,
+    measured: tuple[int, tuple[int, int, int, int]] | None = None,
 ) -> Object:
     """An object with the area and the box of its mask.
 
     Args:
-        rle: compressed COCO counts on height x width. category: -1 where there is none.
+        rle: compressed COCO counts on height x width. category: -1 where there is none. measured: what `masks.measure`
+            says of the mask, where that is known.
     """
-    area, (x, y, w, h) = masks.measure(rle, height, width)
+    area, (x, y, w, h) = measured or masks.measure(rle, height, width)
     return Object(
         rle=rle,
         bbox=(float(x), float(y), float(w), float(h)),

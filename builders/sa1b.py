@@ -362,7 +362,7 @@ def _score(value: Mapping[str, Any], name: str) -> float | None:
 
 def _object(value: Mapping[str, Any], base: Sample, number: int, scores: Mapping[str, float | None]) -> Object:
     """Raises MaskError."""
-    rle = masks.rle_from_segmentation(value.get("segmentation"), base.height, base.width)
+    rle, measured = masks.measured_from_segmentation(value.get("segmentation"), base.height, base.width)
     lineage = Lineage(
         origin="model",
         labeler=LABELER,
@@ -370,4 +370,4 @@ def _object(value: Mapping[str, Any], base: Sample, number: int, scores: Mapping
         score=scores["predicted_iou"],
         stability=scores["stability_score"],
     )
-    return make_object(rle, base.height, base.width, CATEGORY.id, str(number), lineage=lineage)
+    return make_object(rle, base.height, base.width, CATEGORY.id, str(number), lineage=lineage, measured=measured)

@@ -266,6 +266,17 @@ def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     Raises:
         MaskError: with the reason; `empty_mask` where no pixel is set.
     """
+    return measured_from_segmentation(segmentation, height, width)[0]
+
+
+def measured_from_segmentation(
+    segmentation: Any, height: int, width: int
+) -> tuple[bytes, tuple[int, tuple[int, int, int, int]]]:
+    """`rle_from_segmentation` and what `measure` says of it; the mask is decoded once.
+
+    Raises:
+        MaskError: see `rle_from_segmentation`.
+    """
     _check_size(height, width)
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -276,16 +287,20 @@ def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
                 rle = _as_bytes(counts)
             except UnicodeEncodeError:
                 raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
-            rle = _rle_from_runs(counts_from_rle(rle, height, width))
+            runs = counts_from_rle(rle, height, width)
+            rle = _rle_from_runs(runs)
         elif isinstance(counts, list):
             rle = rle_from_counts(counts, height, width)
+            runs = counts_from_rle(rle, height, width)
         else:
             raise MaskError("rle_invalid", "RLE counts are missing")
     else:
         rle = rle_from_polygons(segmentation, height, width)
-    if not area(rle, height, width):
+        runs = counts_from_rle(rle, height, width)
+    number, box = _measured(runs, height)
+    if not number:
         raise MaskError("empty_mask", "the segmentation covers no pixel")
-    return rle
+    return rle, (number, box)
 
 
 def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:
@@ -345,7 +360,12 @@ def measure(rle: bytes, height: int, width: int) -> tuple[int, tuple[int, int, i
     Raises:
         MaskError: the RLE is malformed.
     """
-    size, x0, y0, x1, y1 = kernels.measure_runs(counts_from_rle(rle, height, width), height)
+    return _measured(counts_from_rle(rle, height, width), height)
+
+
+def _measured(runs: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, int]]:
+    """See `measure`."""
+    size, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
     return size, (x0, y0, x1 - x0, y1 - y0)
 
 
