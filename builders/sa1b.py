@@ -19,7 +19,7 @@ from pydantic import Field
 
 from builders import options as opts
 from builders import places
-from builders.coco import category_phrases
+from builders.categories import category_phrases
 from builders.pictures import NAME_ERRORS, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, bad, checked_size, is_whole, make_object, outcomes, plain
 from builders.rows import Row, read_keys, read_rows, select, write_rows
