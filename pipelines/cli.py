@@ -364,7 +364,10 @@ def summary(out: str, manifest: dict[str, Any]) -> str:
         records = counts["records"]
         parts = [f"{records['built'].get(unit, 0)} built"]
         for kind in ("quarantined", "filtered"):
-            parts += [f"{n} {kind} ({reason})" for reason, n in records[kind].get(unit, {}).items()]
+            reasons: dict[str, int] = {}
+            for reason, number in records[kind].get(unit, {}).items():  # which split forbids it is in the manifest
+                reasons[reason.partition(": ")[0]] = reasons.get(reason.partition(": ")[0], 0) + number
+            parts += [f"{number} {kind} ({reason})" for reason, number in reasons.items()]
         lines.append(f"  {unit}: {read} read = {' + '.join(parts)}")
     forbidden = [f"{role} ({number} pictures)" for role, number in manifest["forbidden"]["roles"].items()]
     if forbidden:

@@ -98,9 +98,8 @@ class Roles:
 
     def identity(self) -> dict[str, Any]:
         """What goes into the identity of a dataset: roles, how many pictures each forbids, which were not there."""
-        pictures = Counter(self.forbidden.roles.values())
         return {
-            "roles": {role: pictures[role] for role in self.forbid},
+            "roles": {role: self.forbidden.pictures[role] for role in self.forbid},
             "pictures": self.forbidden.fingerprint,
             "missing": sorted(self.missing),
         }
@@ -175,9 +174,13 @@ def _write(pairs: Mapping[str, Iterator[str]], target: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forbidden:
-    """Pictures that must not be trained on. roles: their forbidden role, the first in order, by image_key."""
+    """Pictures that must not be trained on.
+
+    roles: their forbidden role, the first in order, by image_key. pictures: how many each role has.
+    """
 
     roles: Mapping[str, str]
+    pictures: Mapping[str, int]
 
     @property
     def fingerprint(self) -> str:
@@ -190,12 +193,14 @@ def forbidden_in(file: Any, roles: Sequence[str]) -> Forbidden:
 
     wanted = set(roles)
     found: dict[str, str] = {}
+    pictures: Counter[str] = Counter()
     if wanted:
         for batch in pq.ParquetFile(file).iter_batches():
             some = _with_any(batch, wanted)
             for key, there in zip(some.column(0).to_pylist(), some.column(1).to_pylist(), strict=True):
                 found[key] = min(wanted & set(there))
-    return Forbidden(roles=found)
+                pictures.update(wanted & set(there))
+    return Forbidden(roles=found, pictures=pictures)
 
 
 def _with_any(batch: pa.RecordBatch, wanted: set[str]) -> pa.RecordBatch:
@@ -212,7 +217,7 @@ def _with_any(batch: pa.RecordBatch, wanted: set[str]) -> pa.RecordBatch:
 def load_forbidden(uri: str, roles: tuple[str, ...]) -> Forbidden:
     """The same, of a file by path or URI; read once in a process."""
     if not roles:
-        return Forbidden(roles={})
+        return Forbidden(roles={}, pictures={})
     with Folder(uri).open() as file:
         return forbidden_in(file, roles)
 
