@@ -146,7 +146,10 @@ def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
     Raises:
         MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
     """
-    runs = counts_from_rle(rle, height, width)
+    return _crop_from_runs(counts_from_rle(rle, height, width), height)
+
+
+def _crop_from_runs(runs: np.ndarray, height: int) -> Crop:
     size, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
     if not size:
         raise MaskError("empty_mask", "the mask has no pixel")
@@ -279,21 +282,8 @@ def measured_from_segmentation(
     """
     _check_size(height, width)
     if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if not isinstance(size, list) or size != [height, width]:
-            raise MaskError("rle_size", f"RLE size {size} is not the image's [{height}, {width}]")
-        if isinstance(counts, str | bytes):
-            try:
-                rle = _as_bytes(counts)
-            except UnicodeEncodeError:
-                raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
-            runs = counts_from_rle(rle, height, width)
-            rle = _rle_from_runs(runs)
-        elif isinstance(counts, list):
-            rle = rle_from_counts(counts, height, width)
-            runs = counts_from_rle(rle, height, width)
-        else:
-            raise MaskError("rle_invalid", "RLE counts are missing")
+        runs = _runs_of(segmentation, height, width)
+        rle = _rle_from_runs(runs)
     else:
         rle = rle_from_polygons(segmentation, height, width)
         runs = counts_from_rle(rle, height, width)
@@ -301,6 +291,31 @@ def measured_from_segmentation(
     if not number:
         raise MaskError("empty_mask", "the segmentation covers no pixel")
     return rle, (number, box)
+
+
+def crop_from_segmentation(segmentation: dict[str, Any], height: int, width: int) -> Crop:
+    """A COCO `segmentation` value that is an RLE, compressed or not, decoded and cut to its bounding box.
+
+    Raises:
+        MaskError: with the reason; `empty_mask` where no pixel is set.
+    """
+    _check_size(height, width)
+    return _crop_from_runs(_runs_of(segmentation, height, width), height)
+
+
+def _runs_of(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
+    """Run lengths of an RLE with `size` and `counts`, checked."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, list) or size != [height, width]:
+        raise MaskError("rle_size", f"RLE size {size} is not the image's [{height}, {width}]")
+    if isinstance(counts, list):
+        counts = rle_from_counts(counts, height, width)
+    if not isinstance(counts, str | bytes):
+        raise MaskError("rle_invalid", "RLE counts are missing")
+    try:
+        return counts_from_rle(_as_bytes(counts), height, width)
+    except UnicodeEncodeError:
+        raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
 
 
 def polygons_from_rle(rle: bytes, height: int, width: int) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Prompts as values: drawing their geometry as bitmaps, on a crop, never on the full frame."""
+"""Prompts as values: geometry ⇄ bitmaps, on a crop, never on the full frame."""
 
 from __future__ import annotations
 
@@ -65,6 +65,40 @@ def discs_crop(pixels: np.ndarray, radius: float, height: int, width: int) -> Cr
     """
     bitmap, x0, y0 = kernels.discs(pixels, _halves(radius), height, width)
     return Crop(bitmap, x0, y0)
+
+
+def boxes_from_crop(crop: Crop) -> np.ndarray:
+    """Disjoint boxes that `boxes_crop` draws as this bitmap; one box where it is one.
+
+    Returns:
+        (n, 4) int64, x0, y0, x1, y1 in px, half open.
+    """
+    corners: np.ndarray = kernels.rectangles(crop.mask)
+    return corners + np.array([crop.x0, crop.y0, crop.x0, crop.y0])
+
+
+def discs_from_crop(crop: Crop, radius: float, height: int, width: int) -> np.ndarray:
+    """All pixels about which `discs_crop` draws within this bitmap, in raster order.
+
+    It draws the whole bitmap again if that is a union of such discs, cut at the canvas: what is outside the canvas
+    counts as set (an erosion, which a dilation by the same disc turns into the opening).
+
+    Args:
+        crop: tight. radius: px.
+    Returns:
+        (n, 2) int64, x, y in px.
+    """
+    centres: np.ndarray = kernels.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width)
+    return centres
+
+
+def needed_discs(pixels: np.ndarray, radius: float, height: int, width: int) -> np.ndarray:
+    """The pixels without those whose discs the others cover, so that `discs_crop` draws the same.
+
+    Args:
+        pixels: (n, 2) int64, x, y of pixels inside the canvas. radius: px.
+    """
+    return pixels[kernels.needed_discs(pixels, _halves(radius), height, width)] if len(pixels) > 1 else pixels
 
 
 @cache

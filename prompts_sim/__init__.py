@@ -33,8 +33,8 @@ def simulate(
         MaskError: a mask is malformed or empty.
     """
     from dataengine import masks
+    from dataengine.measure import Objects, measured
     from prompts_sim import published, strict
-    from prompts_sim.measure import Objects, measured
     from prompts_sim.shape import draws_of, shape_from_crop
 
     if profile not in VERSIONS:
@@ -56,6 +56,6 @@ def simulate(
         key = (image_key, thing.annotation_id, profile, VERSIONS[profile])
         draws = draws_of(seed, key, PROMPT_KINDS)
         made = module.draw(shape, kinds, draws, together, number)
-        prompts = measured(made, profile, VERSIONS[profile], shape, together, number)
+        prompts = measured(made, profile, VERSIONS[profile], height, width, together, number)
         prompted.append(replace(thing, prompts=prompts))
     return tuple(prompted)

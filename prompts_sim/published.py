@@ -14,8 +14,8 @@ import numpy as np
 
 from dataengine import kernels
 from dataengine.masks import Crop
+from dataengine.measure import Drawn, Objects
 from dataengine.prompts import boxes_crop, discs_crop
-from prompts_sim.measure import Drawn, Objects
 from prompts_sim.shape import Box, Draws, Part, Shape
 
 VERSION = 1

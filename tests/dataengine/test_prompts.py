@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataengine import masks
-from dataengine.prompts import render
+from dataengine.prompts import boxes_from_crop, discs_crop, discs_from_crop, needed_discs, render
 from dataengine.sample import Prompt
 
 
@@ -70,3 +70,55 @@ def test_masks_are_themselves_and_nothing_is_nothing():
 def test_prompts_without_a_place_are_refused(shown):
     with pytest.raises(masks.MaskError):
         render(shown, 20, 30)
+
+
+places = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 24)), min_size=1, max_size=6, unique=True)
+
+
+def disc(radius: int) -> np.ndarray:
+    rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return rows**2 + columns**2 <= radius**2
+
+
+@given(places, st.integers(0, 10), st.integers(0, 3))
+def test_centres_of_discs_are_the_erosion_with_the_outside_set(pixels, radius, noise):
+    scipy = pytest.importorskip("scipy.ndimage")
+    full = raster(discs_crop(np.array(pixels), float(radius), 25, 30), 25, 30)
+    for x, y in pixels[:noise]:  # where it is no union of discs
+        full[y, x] = False
+    if not full.any():
+        return
+    crop = masks.crop_from_rle(masks.encode(full), 25, 30)
+    centres = discs_from_crop(crop, float(radius), 25, 30)
+    eroded = scipy.binary_erosion(full, disc(radius), border_value=1)
+    assert centres.tolist() == [[x, y] for y, x in np.argwhere(eroded).tolist()]
+    if noise == 0:
+        assert (raster(discs_crop(centres, float(radius), 25, 30), 25, 30) == full).all()
+
+
+@given(places, st.integers(0, 10))
+def test_needed_discs_draw_the_same_and_none_is_spare(pixels, radius):
+    size = (float(radius), 25, 30)
+    full = raster(discs_crop(np.array(pixels), *size), 25, 30)
+    crop = masks.crop_from_rle(masks.encode(full), 25, 30)
+    needed = needed_discs(discs_from_crop(crop, *size), *size)
+    assert (raster(discs_crop(needed, *size), 25, 30) == full).all()
+    for left_out in range(len(needed) if len(needed) > 1 else 0):
+        rest = np.delete(needed, left_out, axis=0)
+        assert (raster(discs_crop(rest, *size), 25, 30) != full).any()
+    if len(pixels) == 1:
+        assert len(needed) == 1  # wherever it lies
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 15)] * 4), min_size=1, max_size=4))
+def test_boxes_of_a_bitmap_are_disjoint_and_make_it_up(corners):
+    full = np.zeros((25, 30), bool)
+    for x, y, w, h in corners:
+        full[y : y + h + 1, x : x + w + 1] = True
+    covered = np.zeros((25, 30), int)
+    found = boxes_from_crop(masks.crop_from_rle(masks.encode(full), 25, 30)).tolist()
+    for x0, y0, x1, y1 in found:
+        covered[y0:y1, x0:x1] += 1
+    assert (covered == full).all()
+    if len(corners) == 1:
+        assert len(found) == 1

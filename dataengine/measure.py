@@ -1,4 +1,7 @@
-"""A prompt's figures: how much of it lies inside its object, and how much inside another one."""
+"""A prompt's figures: how much of it lies inside its object, and how much inside another one.
+
+Simulated and imported prompts are measured alike.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import numpy as np
 from dataengine import kernels, masks
 from dataengine.masks import Crop
 from dataengine.sample import Prompt
-from prompts_sim.shape import Shape
 
 
 class Objects:
@@ -49,19 +51,23 @@ class Drawn:
 
 
 def measured(
-    drawn: Sequence[Drawn], profile: str, version: int, shape: Shape, objects: Objects, own: int
+    drawn: Sequence[Drawn], profile: str, version: int, height: int, width: int, objects: Objects, own: int
 ) -> tuple[Prompt, ...]:
-    """The prompts of the object `own` with their `inside` and `other`."""
-    return tuple(_measured(one, profile, version, shape, objects, own) for one in drawn)
+    """The prompts of the object `own` with their `inside` and `other`.
+
+    Args:
+        height, width: of the canvas, px. objects: all of the picture. own: index of the object among them.
+    """
+    return tuple(_measured(one, profile, version, height, width, objects, own) for one in drawn)
 
 
-def _measured(one: Drawn, profile: str, version: int, shape: Shape, objects: Objects, own: int) -> Prompt:
+def _measured(one: Drawn, profile: str, version: int, height: int, width: int, objects: Objects, own: int) -> Prompt:
     inside = other = 0.0
     rle, status = None, "none"
     if one.bitmap is not None:
         total, in_own, in_other = objects.shares(one.bitmap, own)
         inside, other = in_own / total, in_other / total
-        rle = masks.rle_from_crop(one.bitmap, shape.height, shape.width) if one.kind == "mask" else None
+        rle = masks.rle_from_crop(one.bitmap, height, width) if one.kind == "mask" else None
         status = "fallback" if one.fallback else "ok"
     return Prompt(
         kind=one.kind,  # type: ignore[arg-type]
