@@ -101,7 +101,9 @@ class Outcome:
 class Builder(Protocol):
     """A module with these members is a builder.
 
-    It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root.
+    It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root; and one whose
+    objects come with prompts of their own says `BRINGS_PROMPTS = True`: a recipe then needs no `prompts` for its
+    regions. Objects that have prompts keep them, whatever the recipe says.
     """
 
     NAME: str
@@ -173,6 +175,11 @@ def make_context(
 def names() -> list[str]:
     """Names of all builders that are installed."""
     return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
+
+
+def brings_prompts(name: str) -> bool:
+    """Whether there is a builder of that name, and its objects come with prompts."""
+    return name in names() and bool(getattr(load(name), "BRINGS_PROMPTS", False))
 
 
 def load(name: str) -> Builder:

@@ -52,11 +52,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A simulated visual prompt, stored as geometry; bitmaps are derived (`prompts.render`)."""
+    """A visual prompt, simulated or of the source, stored as geometry; bitmaps are derived (`prompts.render`)."""
 
     kind: PromptKind = _column("string", "point, scribble, box or mask")
     profile: Literal["published", "strict"] = _column("string", "which generator profile made it")
-    version: int = _column("int16", "version of that generator")
+    version: int = _column(
+        "int16", "version of that generator; 0: the publisher's own, the prompt came with the source"
+    )
     status: Literal["ok", "fallback", "none"] = _column(
         "string", "fallback: made by the fallback chain; none: no prompt could be made"
     )
@@ -96,7 +98,7 @@ class Object:
     category_id: int = _column("int32", "the source's category id")
     annotation_id: str = _column("string", "the source's annotation id")
     crowd: bool = _column("bool", "a crowd region; serves no condition", default=False)
-    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "simulated prompts", default=())
+    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "its visual prompts", default=())
     lineage: Lineage = _column("Lineage", "where the mask comes from", default=HUMAN)
 
 
@@ -135,7 +137,7 @@ class Reference:
     height: int = _column("int32", "of the other picture, px")
     width: int = _column("int32", "of the other picture, px")
     rle: bytes = _column("binary", "compressed COCO counts on that picture's canvas")
-    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "simulated prompts", default=())
+    prompts: tuple[Prompt, ...] = _column("list<Prompt>", "its visual prompts", default=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -368,7 +368,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
 @cache
 def _prepare() -> None:
     """Load every compiled loop, or compile it, before any work: trouble with that is nobody's picture's fault."""
-    from dataengine import kernels, masks
+    from dataengine import kernels, masks, prompts
     from prompts_sim import VERSIONS, simulate
 
     try:
@@ -377,6 +377,9 @@ def _prepare() -> None:
         things = [Object(rle=r, bbox=(0, 0, 1, 1), area=1, category_id=0, annotation_id="") for r in rles]
         for profile in VERSIONS:
             simulate(things, 12, 12, profile=profile, seed=0, image_key="")
+        crop = masks.crop_from_rle(rles[0], 12, 12)
+        prompts.boxes_from_crop(crop)
+        prompts.needed_discs(prompts.discs_from_crop(crop, 0.0, 12, 12), 0.0, 12, 12)
         kernels.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
     except Exception as error:
         place = kernels.cache_folder()
@@ -426,7 +429,7 @@ def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
     account.add(outcome.account)
     samples: Sequence[Sample] = outcome.samples
     try:
-        if prompts is not None:
+        if prompts is not None or any(c.kind == "region" for s in samples for c in s.conditions):
             prompted = prompting.attach(samples, prompts, seed)
             samples = prompted.samples
             account.read["conditions"] += prompted.conditions + prompted.dropped

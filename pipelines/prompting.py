@@ -1,4 +1,4 @@
-"""Visual prompts for the samples of one picture: simulated once, then an exemplar chosen for each region."""
+"""Visual prompts for the samples of one picture: simulated once, or brought, then exemplars chosen."""
 
 from __future__ import annotations
 
@@ -21,26 +21,18 @@ class Prompted:
     dropped: int
 
 
-def attach(samples: Sequence[Sample], spec: PromptSpec, seed: int) -> Prompted:
+def attach(samples: Sequence[Sample], spec: PromptSpec | None, seed: int) -> Prompted:
     """Simulate prompts for the objects of samples of one picture, and choose the exemplars.
 
-    A region condition whose objects have no prompt cannot be shown and is left out; a sample that loses all its
-    conditions too. A `chat` sample has none to lose.
-    """
-    from prompts_sim import simulate
+    Objects that come with prompts keep them. A region condition whose objects have no prompt cannot be shown and is
+    left out; a sample that loses all its conditions too. A `chat` sample has none to lose.
 
-    first = samples[0]
-    objects = list({thing.annotation_id: thing for sample in samples for thing in sample.objects}.values())
-    prompted = simulate(
-        objects,
-        first.height,
-        first.width,
-        profile=spec.profile,
-        seed=seed,
-        image_key=first.image_key,
-        kinds=spec.kinds,
-    )
-    by_id = {thing.annotation_id: thing for thing in prompted}
+    Args:
+        spec: which prompts to simulate; None for none.
+    """
+    by_id = {thing.annotation_id: thing for sample in samples for thing in sample.objects}
+    if spec is not None and not all(thing.prompts or thing.crowd for thing in by_id.values()):
+        by_id = {thing.annotation_id: thing for thing in _simulated(list(by_id.values()), samples[0], spec, seed)}
     kept = []
     for sample in samples:
         things = tuple(by_id[thing.annotation_id] for thing in sample.objects)
@@ -51,6 +43,22 @@ def attach(samples: Sequence[Sample], spec: PromptSpec, seed: int) -> Prompted:
     read = sum(len(sample.conditions) for sample in samples)
     built = sum(len(sample.conditions) for sample in kept)
     return Prompted(samples=tuple(kept), conditions=built, dropped=read - built)
+
+
+def _simulated(objects: Sequence[Object], sample: Sample, spec: PromptSpec, seed: int) -> list[Object]:
+    """All objects of a picture with prompts; all are simulated, because their figures look at the others."""
+    from prompts_sim import simulate
+
+    made = simulate(
+        objects,
+        sample.height,
+        sample.width,
+        profile=spec.profile,
+        seed=seed,
+        image_key=sample.image_key,
+        kinds=spec.kinds,
+    )
+    return [own if own.prompts else new for own, new in zip(objects, made, strict=True)]
 
 
 def _with_exemplar(condition: Condition, objects: Sequence[Object], sample: Sample, seed: int) -> Condition | None:

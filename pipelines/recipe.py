@@ -139,8 +139,11 @@ class Recipe(_Model):
 
     @model_validator(mode="after")
     def _regions_are_shown(self) -> Recipe:
+        if self.prompts is not None:
+            return self
         shown = sorted(name for name, spec in self.sources.items() if spec.task in REGION_TASKS)
-        if shown and self.prompts is None:
+        shown = [name for name in shown if not builder.brings_prompts(self.sources[name].builder)]
+        if shown:
             raise ValueError(f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe")
         return self
 
