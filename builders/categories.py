@@ -23,6 +23,18 @@ def targets_of(base: Sample) -> list[int]:
     return [i for i, thing in enumerate(base.objects) if not thing.crowd]
 
 
+def region_samples(context: Context, base: Sample, max_regions: int) -> list[Sample]:
+    """The samples of a picture that show regions: one a category, in `intseg` one an object; crowds have none.
+
+    Args:
+        base: the picture with its objects. max_regions: of one `intseg` sample.
+    """
+    names = names_of(context)
+    if context.task == "intseg":
+        return object_regions(base, names, max_regions)
+    return category_regions(context, base, names)
+
+
 def category_regions(context: Context, base: Sample, names: Mapping[int, str]) -> list[Sample]:
     """`vgdseg`: one region for each category that has a target, in random order; no sample where there is none."""
     present = sorted({base.objects[i].category_id for i in targets_of(base)})

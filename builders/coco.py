@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from builders import options as opts
 from builders import panoptic, places
-from builders.categories import ask_for_categories, category_regions, names_of, object_regions
+from builders.categories import ask_for_categories, region_samples
 from builders.coco_index import index_file
 from builders.pictures import NAME_ERRORS, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import (
@@ -168,13 +168,7 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     place = Folder(part.files["annotations"])
     name = PurePosixPath(place.uri.partition("?")[0]).name
     found = index_file(place, name, target, key="image_id" if options.is_panoptic else "id")
-    categories = tuple(
-        Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
-        for c in sorted(found.categories, key=lambda c: c["id"])
-    )
-    nameless = [c.id for c in categories if not c.text]
-    if nameless:
-        raise SourceError(f"{place.uri}: category {nameless[0]} has no name that could be written in a question")
+    categories = categories_of(found.categories, place.uri)
     return IndexReport(
         rows=found.images,
         records=found.images + found.annotations,
@@ -187,13 +181,32 @@ def index(part: Part, options: Options, target: Path) -> IndexReport:
     )
 
 
+def categories_of(records: Sequence[Mapping[str, Any]], uri: str) -> tuple[Category, ...]:
+    """The categories of an instances or panoptic file, by ascending id.
+
+    Args:
+        records: checked to have an id and a name. uri: of their file, for the message.
+    Raises:
+        SourceError: a category has no name that could be written in a question.
+    """
+    categories = tuple(
+        Category(id=c["id"], name=plain(c["name"]), text=clean_name(c["name"]), is_thing=bool(c.get("isthing", 1)))
+        for c in sorted(records, key=lambda c: c["id"])
+    )
+    nameless = [c.id for c in categories if not c.text]
+    if nameless:
+        raise SourceError(f"{uri}: category {nameless[0]} has no name that could be written in a question")
+    return categories
+
+
 def image_keys(context: Context, index: Folder) -> Iterator[str]:
     """See `Builder.image_keys`."""
     for key in read_keys(index):
-        yield numbered_key(_namespace(context), int(key))
+        yield numbered_key(namespace_of(context), int(key))
 
 
-def _namespace(context: Context) -> str:
+def namespace_of(context: Context) -> str:
+    """Whose numbers the pictures of a source have."""
     return context.options.image_namespace or context.extra["image_namespace"] or "coco"
 
 
@@ -274,7 +287,7 @@ def _base(context: Context, row: Row) -> Sample:
     return sample_of(
         context,
         picture,
-        key=numbered_key(_namespace(context), int(row.key)),
+        key=numbered_key(namespace_of(context), int(row.key)),
         file=context.extra["file"],
         record=f"image {row.key}",
         license=license_of(context, value),
@@ -364,13 +377,10 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
 
 def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
     options: Options = context.options
-    names = names_of(context)
     base = replace(base, objects=found.objects, ignore=found.ignore)
     if options.task == "genseg":
         return [_generic(context, base, variant) for variant in options.variants]
-    if options.task == "vgdseg":
-        return category_regions(context, base, names)
-    return object_regions(base, names, options.max_regions)
+    return region_samples(context, base, options.max_regions)
 
 
 def _generic(context: Context, base: Sample, variant: str) -> Sample:

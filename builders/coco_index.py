@@ -111,6 +111,29 @@ def index_file(place: Folder, name: str, target: Path, *, key: str = "id") -> In
             raise SourceError(f"{place.uri.removesuffix(name)}{error}") from None
 
 
+def read_tables(file: BinaryIO, name: str) -> Index:
+    """What a COCO file says besides images and annotations: categories, licenses, namespace; and its sha256.
+
+    Args:
+        file, name: as for `build_index`.
+    Raises:
+        SourceError: the file is damaged, or holds no list of categories.
+    """
+    index = Index()
+    hashing = Hashing(file)
+    for record in iter_records(cast("BinaryIO", hashing), name):
+        if record.section == "categories":
+            add_category(index, name, record)
+        elif record.section == "licenses":
+            add_license(index, record)
+        elif record.section == "info":
+            add_info(index, record)
+    if not index.categories:
+        raise SourceError(f"{name}: it holds no category")
+    index.sha256 = hashing.hexdigest()
+    return index
+
+
 def checked_namespace(text: Any) -> str:
     """A name of image ids, as it stands in keys of pictures and in file names.
 
