@@ -46,13 +46,12 @@ def prompt_from_bitmap(kind: str, value: Any, height: int, width: int, *, is_tra
         return _drawn(kind, crop, corners.reshape(-1, 2), [2] * len(corners))
     radius = RADII[kind]
     if is_traced:
-        pixels = _checked(kind, _pixels(crop))
+        pixels = _checked(kind, prompts.discs_from_crop(crop, 0.0, height, width))
         crop = prompts.discs_crop(pixels, radius, height, width)
         return _drawn(kind, crop, pixels + 0.5, [1] * len(pixels), radius)
-    pixels = prompts.discs_from_crop(crop, radius, height, width)
+    pixels = _checked(kind, prompts.discs_from_crop(crop, radius, height, width))
     if not len(pixels) or not _is_drawn(pixels, radius, crop, height, width):
-        radius, pixels = 0.0, _pixels(crop)
-    _checked(kind, pixels)
+        radius, pixels = 0.0, _checked(kind, prompts.discs_from_crop(crop, 0.0, height, width))
     if kind == "point":
         pixels = prompts.needed_discs(pixels, radius, height, width)
     return _drawn(kind, crop, pixels + 0.5, [1] * len(pixels), radius)
@@ -67,12 +66,6 @@ def _crop(value: Any, height: int, width: int) -> Crop | None:
         if error.reason == "empty_mask":
             return None
         raise
-
-
-def _pixels(crop: Crop) -> np.ndarray:
-    """(n, 2) int64, x, y of the pixels of a bitmap, in raster order."""
-    rows, columns = np.nonzero(crop.mask)
-    return np.stack([columns + crop.x0, rows + crop.y0], axis=1)
 
 
 def _checked(kind: str, points: np.ndarray) -> np.ndarray:

@@ -197,6 +197,27 @@ def fill_runs(runs: np.ndarray, height: int, x0: int, y0: int, columns: np.ndarr
 
 
 @_compiled
+def crop_of_code(code: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int, int]:
+    """Decode compressed counts and cut the mask to its box.
+
+    Args:
+        code: (n,) uint8.
+    Returns:
+        (h, w) bool, the place of its corner, x, y, px, and the number of set pixels; -1 where the code is malformed or
+        does not fit the canvas.
+    """
+    runs = np.empty(code.size, dtype=np.int64)
+    number = runs_from_code(code, height * width, runs)
+    runs = runs[: max(number, 0)]
+    if number <= 0 or runs.sum() != height * width:
+        return np.zeros((0, 0), dtype=np.bool_), 0, 0, -1
+    size, x0, y0, x1, y1 = measure_runs(runs, height)
+    columns = np.zeros((x1 - x0, y1 - y0), dtype=np.bool_)
+    fill_runs(runs, height, x0, y0, columns)
+    return np.ascontiguousarray(columns.T), x0, y0, size
+
+
+@_compiled
 def runs_of_crop(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
     """Run lengths of a crop on its canvas. mask: (h, w) bool; x0, y0: its corner, px. Gives (n,) int64."""
     h, w = mask.shape

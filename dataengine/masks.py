@@ -146,16 +146,13 @@ def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
     Raises:
         MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
     """
-    return _crop_from_runs(counts_from_rle(rle, height, width), height)
-
-
-def _crop_from_runs(runs: np.ndarray, height: int) -> Crop:
-    size, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
-    if not size:
+    _check_size(height, width)
+    mask, x0, y0, size = kernels.crop_of_code(np.frombuffer(rle, dtype=np.uint8), height, width)
+    if size < 0:
+        counts_from_rle(rle, height, width)  # says what is wrong
+    if size <= 0:
         raise MaskError("empty_mask", "the mask has no pixel")
-    columns = np.zeros((x1 - x0, y1 - y0), dtype=bool)
-    kernels.fill_runs(runs, height, x0, y0, columns)
-    return Crop(np.ascontiguousarray(columns.T), x0, y0)
+    return Crop(mask, x0, y0)
 
 
 # --- raster ------------------------------------------------------------------------------------------------------
@@ -282,7 +279,7 @@ def measured_from_segmentation(
     """
     _check_size(height, width)
     if isinstance(segmentation, dict):
-        runs = _runs_of(segmentation, height, width)
+        runs = counts_from_rle(_code_of(segmentation, height, width), height, width)
         rle = _rle_from_runs(runs)
     else:
         rle = rle_from_polygons(segmentation, height, width)
@@ -299,21 +296,20 @@ def crop_from_segmentation(segmentation: dict[str, Any], height: int, width: int
     Raises:
         MaskError: with the reason; `empty_mask` where no pixel is set.
     """
-    _check_size(height, width)
-    return _crop_from_runs(_runs_of(segmentation, height, width), height)
+    return crop_from_rle(_code_of(segmentation, height, width), height, width)
 
 
-def _runs_of(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """Run lengths of an RLE with `size` and `counts`, checked."""
+def _code_of(segmentation: dict[str, Any], height: int, width: int) -> bytes:
+    """Compressed counts of an RLE with `size` and `counts`; only uncompressed ones are checked."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list) or size != [height, width]:
         raise MaskError("rle_size", f"RLE size {size} is not the image's [{height}, {width}]")
     if isinstance(counts, list):
-        counts = rle_from_counts(counts, height, width)
+        return rle_from_counts(counts, height, width)
     if not isinstance(counts, str | bytes):
         raise MaskError("rle_invalid", "RLE counts are missing")
     try:
-        return counts_from_rle(_as_bytes(counts), height, width)
+        return _as_bytes(counts)
     except UnicodeEncodeError:
         raise MaskError("rle_invalid", "RLE counts are no ASCII string") from None
 
