@@ -32,6 +32,7 @@ from dataengine.store.files import Folder
 
 __all__ = [
     "ABOUT",
+    "EDITIONS",
     "HELD_OUT",
     "MARKS",
     "NAME",
@@ -57,6 +58,7 @@ ABOUT = About(
     ),
 )
 HELD_OUT = ("validation",)
+EDITIONS = ({"edition": "2016"}, {"edition": "2021"})
 MARKS = (
     "annotations/training/ADE_train_*.png",
     "annotations/validation/ADE_val_*.png",

@@ -30,6 +30,7 @@ from dataengine.store.files import Folder
 
 __all__ = [
     "ABOUT",
+    "EDITIONS",
     "HELD_OUT",
     "MARKS",
     "NAME",
@@ -62,6 +63,7 @@ STEMS: Mapping[PartName, str] = {
 LAYOUTS: Mapping[PartName, Layout] = {"ha": "groundings", "psg": "groundings", "refcocog": "refs", "flickr": "coco"}
 SPLITS = ("train", "val", "test")
 CAPTIONS, MASKS = "_gcg_coco_caption_gt.json", "_gcg_coco_mask_gt.json"
+EDITIONS = tuple({"part": part} for part in ("ha", "psg", "refcocog", "flickr"))
 MARKS = (
     *(f"annotations/train/{stem}_*.json" for stem in STEMS.values()),
     f"annotations/val_test/*{CAPTIONS}",

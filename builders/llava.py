@@ -30,6 +30,7 @@ from dataengine.store.files import Folder
 
 __all__ = [
     "ABOUT",
+    "EDITIONS",
     "HELD_OUT",
     "MARKS",
     "NAME",
@@ -55,14 +56,15 @@ ABOUT = About(
     ),
 )
 HELD_OUT = ()
-EDITIONS = {"pretrain": "blip_laion_cc_sbu_558k", "mix665k": "llava_v1_5_mix665k"}
+EDITIONS = ({"edition": "pretrain"}, {"edition": "mix665k"})
+STEMS = {"pretrain": "blip_laion_cc_sbu_558k", "mix665k": "llava_v1_5_mix665k"}
 FOLDERS = {"pretrain": "LLaVA-Pretrain", "mix665k": "LLaVA-Instruct-150K"}
 IMAGE_FOLDERS = {
     "pretrain": ("LLaVA-Pretrain/images", "images"),
     "mix665k": ("llava_images", "LLaVA-Instruct-150K/llava_images", "../llava_images", "images"),
 }
 PICTURE_SOURCES = {"pretrain": ("00000",), "mix665k": ("coco", "gqa", "ocr_vqa", "textvqa", "vg")}
-MARKS = tuple(f"{base}{EDITIONS[e]}.json*" for e in EDITIONS for base in ("", f"{FOLDERS[e]}/"))
+MARKS = tuple(f"{base}{STEMS[e]}.json*" for e in STEMS for base in ("", f"{FOLDERS[e]}/"))
 ROLES: Mapping[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 OCR_SUFFIXES = (".jpg", ".png", ".jpeg", ".gif")  # the rows call all of OCR-VQA's pictures .jpg
 _KEYS = (
@@ -97,7 +99,7 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
     """See `Builder.locate`. Roles: `annotations`, `images`. The only split is `train`."""
     places.check_roles(NAME, files, ("annotations", "images"))
     edition = options.edition or _edition(root, files)
-    places.check_splits(NAME, root or files.get("annotations", ""), splits, ["train"], f"{EDITIONS[edition]}.json")
+    places.check_splits(NAME, root or files.get("annotations", ""), splits, ["train"], f"{STEMS[edition]}.json")
     pictures = list(IMAGE_FOLDERS[edition])
     if root is not None and any(Folder(root).kind(name) == "folder" for name in PICTURE_SOURCES[edition]):
         pictures.append("")
@@ -110,20 +112,20 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
 
 def _named(edition: str) -> list[str]:
     """Where the rows of an edition may lie below the root."""
-    stem = EDITIONS[edition]
+    stem = STEMS[edition]
     return [f"{base}{stem}{suffix}" for base in (f"{FOLDERS[edition]}/", "") for suffix in (".json", ".jsonl")]
 
 
 def _edition(root: str | None, files: Mapping[str, str]) -> str:
     """The edition that is there; a file that the recipe names is known by its own name, else read as the mix."""
     if "annotations" in files:
-        return "pretrain" if EDITIONS["pretrain"] in files["annotations"] else "mix665k"
+        return "pretrain" if STEMS["pretrain"] in files["annotations"] else "mix665k"
     folder = Folder(places.given_root(NAME, root))
-    there = [edition for edition in EDITIONS if any(folder.kind(name) == "file" for name in _named(edition))]
+    there = [edition for edition in STEMS if any(folder.kind(name) == "file" for name in _named(edition))]
     if len(there) > 1:
         raise SourceError(f"{root}: {' and '.join(there)} are both here; choose one with the option `edition`")
     if not there:
-        stems = " or ".join(f"{stem}.json" for stem in EDITIONS.values())
+        stems = " or ".join(f"{stem}.json" for stem in STEMS.values())
         raise SourceError(f"{root}: no {NAME} here. Expected: {stems}, here or in {' or '.join(FOLDERS.values())}")
     return there[0]
 

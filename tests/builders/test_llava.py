@@ -49,7 +49,7 @@ def write_rows(file: Path, rows: Iterable[object]) -> None:
 def write_tree(root: Path, rows: Iterable[object], edition: str = "mix665k", suffix: str = ".json") -> Path:
     """The published layout around some rows; each picture that a row names is there, unless its name says `missing`."""
     rows = list(rows)
-    write_rows(root / llava.FOLDERS[edition] / f"{llava.EDITIONS[edition]}{suffix}", rows)
+    write_rows(root / llava.FOLDERS[edition] / f"{llava.STEMS[edition]}{suffix}", rows)
     pictures = root / llava.IMAGE_FOLDERS[edition][0]
     pictures.mkdir(parents=True, exist_ok=True)
     for row in rows:
@@ -350,7 +350,7 @@ def test_reading_is_pure_and_rows_can_be_selected(tmp_path, read_rows):
 def test_golden_rows(fixtures, tmp_path, read_source, edition):
     """What X-SAM's loader makes of the rows, but for turns of one speaker, which it joins without a separator."""
     golden = fixtures / "golden/formats/llava"
-    name = {"jsonl": "mix.jsonl"}.get(edition, f"{llava.EDITIONS.get(edition)}.json")
+    name = {"jsonl": "mix.jsonl"}.get(edition, f"{llava.STEMS.get(edition)}.json")
     expected = json.loads((golden / "expected.json").read_text())["xsam_aaai"][name]["rows"]
     for row in expected:
         if row["image_file"]:

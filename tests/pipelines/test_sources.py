@@ -1,0 +1,316 @@
+"""Whole mixtures from the published layouts: roles, what is forbidden, mixing tables, detection."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from dataengine import builder
+from dataengine.store.dataset import open_dataset, validate
+from pipelines import build, detect, mix, recipe
+from pipelines.build import Settings
+from pipelines.cli import app
+from pipelines.recipe import RecipeError
+from pipelines.world_published import LAYOUTS, write_published
+
+NUM_IMAGES = 25  # enough for every quirk of the world's layouts
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    """The procedural world in every published layout."""
+    root = tmp_path_factory.mktemp("published") / "data"
+    write_published(root, NUM_IMAGES)
+    return root
+
+
+def run(loaded: recipe.Recipe, out: Path, **settings) -> dict:
+    return build.run(loaded, str(out), Settings(**settings))
+
+
+@pytest.fixture(scope="session")
+def stage3(published, tmp_path_factory) -> Path:
+    """The mixture of X-SAM's third stage, built from the tree."""
+    out = tmp_path_factory.mktemp("stage3") / "out"
+    run(recipe.load("xsam-s3").with_root(str(published)), out)
+    return out
+
+
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+
+def test_stage_three_is_the_published_mixture_with_its_table(stage3):
+    manifest = open_dataset(str(stage3)).manifest
+    assert validate(str(stage3)).problems == []
+    assert len(manifest["sources"]) == 11
+    assert set(manifest["counts"]["tasks"]) == {"chat", "gcgseg", "genseg", "reaseg", "refseg", "vgdseg"}
+    sizes = {row["name"]: row["num_samples"] for row in manifest["mixing"]}
+    counted: dict[str, int] = {}
+    for sample in open_dataset(str(stage3)).samples():
+        counted[sample.source] = counted.get(sample.source, 0) + 1
+        assert sample.task != "chat" or sample.image is not None  # X-SAM leaves text alone out
+    assert sizes == counted
+    total = sum(sizes.values())
+    for row in manifest["mixing"]:  # X-SAM's rule, worked out again
+        factor = max(1.0, (0.1 / (sizes[row["name"]] / total)) ** 0.5)
+        assert row["factor"] == pytest.approx(factor)
+        assert row["length"] == int(sizes[row["name"]] * factor)
+
+
+@pytest.mark.parametrize("name", ["xsam-s1", "xsam-s2", "psalm", "gcg", "shapes-tiny"])
+def test_every_mixture_builds_from_the_published_layouts(published, tmp_path, name):
+    manifest = run(recipe.load(name).with_root(str(published)), tmp_path / "out")
+    assert manifest["counts"]["samples"] > 0
+    assert all(any(s["source"] == source for s in manifest["shards"]) for source in recipe.load(name).sources)
+    assert validate(str(tmp_path / "out")).problems == []
+
+
+def test_the_same_mixture_gives_the_same_bytes(stage3, published, tmp_path):
+    run(recipe.load("xsam-s3").with_root(str(published)), tmp_path / "again")
+    for name in ("manifest.json", "roles.parquet", "plan.parquet"):
+        ours, theirs = (stage3 / name).read_bytes(), (tmp_path / "again" / name).read_bytes()
+        assert ours == theirs
+
+
+# --- what is forbidden -----------------------------------------------------------------------------------------------
+
+
+def held_out_images(root: Path) -> dict[str, set[int]]:
+    """Numbers of the pictures of held-out splits, read from the files themselves."""
+    found: dict[str, set[int]] = {}
+    for source, folder, by in (
+        ("refcoco", "refcoco", "unc"),
+        ("refcoco_plus", "refcoco+", "unc"),
+        ("refcocog", "refcocog", "umd"),
+    ):
+        refs = pickle.loads((root / "refer" / folder / f"refs({by}).p").read_bytes(), encoding="latin1")
+        for ref in refs:
+            if ref["split"] != "train":
+                found.setdefault(f"{source}/{ref['split']}", set()).add(ref["image_id"])
+    for ref in json.loads((root / "grefcoco" / "grefs(unc).json").read_text()):
+        if ref["split"] != "train":
+            found.setdefault(f"grefcoco/{ref['split']}", set()).add(ref["image_id"])
+    val = json.loads((root / "coco" / "annotations" / "instances_val2017.json").read_text())
+    found["coco_vgd/val2017"] = {image["id"] for image in val["images"]}
+    return found
+
+
+def test_no_training_sample_shows_a_held_out_picture(stage3, published):
+    held_out = held_out_images(published)
+    numbers = set().union(*held_out.values())
+    shown = {s.image_key for s in open_dataset(str(stage3)).samples()}
+    assert not shown & {f"coco/{number:012d}" for number in numbers}
+    manifest = open_dataset(str(stage3)).manifest
+    for role, images in held_out.items():
+        assert manifest["forbidden"]["roles"][role] == len(images)
+    filtered = manifest["counts"]["by_source"]["coco_vgd"]["train2017"]["filtered"]["images"]
+    training = {
+        i["id"] for i in json.loads((published / "coco/annotations/instances_train2017.json").read_text())["images"]
+    }
+    assert sum(n for reason, n in filtered.items() if reason.startswith("forbidden: ")) == len(training & numbers)
+
+
+def test_the_roles_of_every_picture_are_in_the_dataset(stage3, published):
+    roles = {row["image_key"]: row["roles"] for row in pq.read_table(stage3 / "roles.parquet").to_pylist()}
+    assert list(roles) == sorted(roles)
+    for role, images in held_out_images(published).items():
+        assert {f"coco/{number:012d}" for number in images} == {key for key, there in roles.items() if role in there}
+    assert any("coco_panoptic/train2017" in there and "refcoco/val" in there for there in roles.values())
+
+
+def test_what_is_forbidden_is_the_recipes_choice(published, tmp_path):
+    loaded = recipe.load("xsam-s1").with_root(str(published))
+    everything = run(loaded.model_copy(update={"forbid": ()}), tmp_path / "all")
+    assert everything["forbidden"]["roles"] == {}
+    held_out = {"refs": recipe.SourceSpec(builder="refcoco", task="refseg", root=str(published / "refer"))}
+    some = loaded.model_copy(update={"held_out": held_out, "forbid": ("refs/testA",)})
+    fewer = run(some, tmp_path / "some")
+    number = len(held_out_images(published)["refcoco/testA"])
+    assert fewer["forbidden"]["roles"] == {"refs/testA": number}
+    assert everything["counts"]["samples"] - fewer["counts"]["samples"] == number > 0
+    assert fewer["counts"]["records"]["filtered"]["images"] == {"forbidden: refs/testA": number}
+
+
+def test_held_out_sources_that_are_not_there_are_said(published, tmp_path):
+    loaded = recipe.load("xsam-s1").with_root(str(published))
+    spec = recipe.SourceSpec(builder="refcoco", task="refseg", root=str(tmp_path / "nowhere"))
+    manifest = run(loaded.model_copy(update={"held_out": {"refs": spec}}), tmp_path / "out")
+    assert manifest["forbidden"]["missing"] == ["refs/test", "refs/testA", "refs/testB", "refs/val"]
+    asked = loaded.model_copy(update={"held_out": {"refs": spec}, "forbid": ("refs/val",)})
+    with pytest.raises(builder.SourceError, match=r"recipe xsam-s1, source refs: forbid refs/val: .*is missing"):
+        run(asked.model_copy(), tmp_path / "other")
+
+
+def test_evaluation_splits_keep_their_pictures(published, tmp_path):
+    text = (
+        f"name: a\nsources:\n  refs: {{builder: refcoco, task: refseg, root: {published / 'refer'}, splits: [val]}}\n"
+    )
+    (tmp_path / "a.yaml").write_text(text)
+    manifest = run(recipe.load(str(tmp_path / "a.yaml")), tmp_path / "out")
+    assert manifest["counts"]["records"]["filtered"] == {}
+    assert manifest["counts"]["samples"] == manifest["counts"]["records"]["read"]["sentences"]
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nforbid: [x/val]\n",
+            "line 1: the top level: forbid: x/val",
+        ),
+        ("name: a\nsources:\n  s:\n    builder: coco\n    tusk: genseg\n", "line 5: sources.s.tusk: Extra inputs"),
+        ("name: a\nsources:\n  s:\n    builder: coco\n    task: genseg\n    splits: 5\n", "line 6: sources.s.splits"),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: even}\n",
+            "line 4: mixing: Input tag 'even'",
+        ),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: weights, weights: {t: 1}}\n",
+            "weights must name each source once; s is in only one",
+        ),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nheld_out:\n  s: {builder: coco, task: genseg}\n",
+            "source s is named in sources and in held_out",
+        ),
+    ],
+)
+def test_mistakes_in_recipes_name_the_line(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError) as error:
+        recipe.load(str(tmp_path / "mine.yaml"))
+    assert str(tmp_path / "mine.yaml") in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{builder: coco, task: genseg, root: /nowhere}", r"line 3, source s: /nowhere: annotations/panoptic_\*"),
+        (
+            "{builder: refcoco, task: refseg, options: {datasat: x}}",
+            "line 3, source s: refcoco has no option 'datasat'",
+        ),
+        ("{builder: rocooc, task: refseg}", "there is no builder 'rocooc'"),
+    ],
+)
+def test_missing_files_and_wrong_options_name_the_line(tmp_path, source, message):
+    (tmp_path / "mine.yaml").write_text(f"name: a\nsources:\n  s: {source}\n")
+    with pytest.raises(ValueError, match=message):
+        run(recipe.load(str(tmp_path / "mine.yaml")), tmp_path / "out")
+
+
+def test_relative_paths_are_below_the_root():
+    loaded = recipe.load("xsam-s3").with_root("/data")
+    assert {spec.root for spec in (loaded.sources | loaded.held_out).values()} == {
+        f"/data/{name}" for name in ("coco", "grandf", "grefcoco", "llava", "reasonseg", "refer")
+    }
+    assert recipe.load("xsam-s1").with_root("s3://bucket/data").sources["coco_panoptic"].root == "s3://bucket/data/coco"
+    moved = recipe.with_sources(loaded, ["reasonseg=/other", "grefcoco=/third"])
+    assert (moved.sources["reasonseg"].root, moved.held_out["grefcoco"].root) == ("/other", "/third")
+
+
+# --- mix -------------------------------------------------------------------------------------------------------------
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_mix_prints_published_sizes_sources_and_datasets(stage3, published, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    known = call("mix", "xsam-s3")
+    assert known.exit_code == 0
+    # 239 of 1,170,975 records: sqrt(0.1 / (239 / 1170975)) = 22.135
+    assert any(line.split()[:2] == ["reasonseg", "239"] and "22.135" in line for line in known.stdout.splitlines())
+    assert "records of the published sources" in known.stdout
+    there = call("mix", "xsam-s3", "--root", published)
+    assert "pictures or records of the sources" in there.stdout
+    built = call("mix", stage3)
+    assert "training samples of the dataset" in built.stdout
+    rows = {line.split()[0]: line.split()[1] for line in built.stdout.splitlines()[1:-2]}
+    assert rows == {row["name"]: str(row["num_samples"]) for row in open_dataset(str(stage3)).manifest["mixing"]}
+    assert call("mix", "vgd").stderr.startswith("error: recipe vgd has no mixing rule")
+
+
+def test_mixes_without_known_sizes_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: temperature, temperature: 2}\n"
+    Path("a.yaml").write_text(text)
+    with pytest.raises(mix.MixError, match="source s is not there; use --root DIR or --source NAME=PATH"):
+        mix.of_recipe(recipe.load("a.yaml"))
+
+
+# --- detect ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_of_the_tree_is_found_once(published):
+    found = detect.detect(str(published))
+    assert [s for s in found if s.missing is not None] == []
+    there = {(s.builder, str(s.root.relative_to(published)), *s.options.values()) for s in found}
+    assert there >= {
+        ("coco", "coco"),
+        ("refcoco", "refer", "refcoco"),
+        ("refcoco", "refer", "refcoco+"),
+        ("refcoco", "refer", "refcocog"),
+        ("grefcoco", "grefcoco"),
+        ("reasonseg", "reasonseg"),
+        ("sa1b", "sa1b"),
+        ("lvis", "lvis"),
+        ("coco_interactive", "coco_interactive"),
+        ("coco_vgd", "coco_vgd"),
+    }
+    assert {s.builder for s in found} == set(builder.names()) - {"shapes"}
+    assert len({(s.builder, str(s.options)) for s in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("refer/refcocog/refs(umd).p", "refcoco"),
+        ("coco/annotations/instances_val2017.json", "coco"),
+        ("lvis/lvis_v1_train.json", "lvis"),
+        ("grefcoco/grefs(unc).json", "grefcoco"),
+        ("grandf/annotations/train/GranDf_HA_GCG_train.json", "grandf"),
+        ("llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.json", "llava"),
+        ("sa1b/sa_000000/sa_1.json", "sa1b"),
+    ],
+)
+def test_a_file_says_what_source_it_is_of(published, file, name):
+    assert name in {source.builder for source in detect.detect(str(published / file))}
+
+
+def test_what_is_missing_is_said(published, tmp_path):
+    folder = tmp_path / "refer" / "refcoco"
+    folder.mkdir(parents=True)
+    os.link(published / "refer" / "refcoco" / "refs(unc).p", folder / "refs(unc).p")
+    (source,) = detect.detect(str(tmp_path))
+    assert "instances file is missing" in source.missing
+    result = call("detect", tmp_path)
+    assert result.exit_code == 1
+    assert "incomplete: " in result.stdout
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no source that is known" in call("detect", empty).stdout
+    assert call("detect", tmp_path / "none").stderr.startswith("error: ")
+
+
+def test_the_recipe_of_what_was_found_builds(published, tmp_path):
+    path = tmp_path / "found.yaml"
+    result = call("detect", published / "refer", "--recipe", path)
+    assert result.exit_code == 0
+    assert call("detect", published / "refer", "--recipe", path).exit_code == 1  # it is there already
+    manifest = run(recipe.load(str(path)), tmp_path / "out", limit=3)
+    assert {key.split("/")[0] for key in manifest["sources"]} >= {"refcoco_refcoco", "refcoco_refcocog"}
+
+
+def test_every_layout_of_the_world_has_a_builder():
+    assert {"refcoco" if name == "refer" else name for name in LAYOUTS} <= set(builder.names())
