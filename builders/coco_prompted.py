@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from builders.categories import region_samples
 from builders import coco, coco_categories, places
 from builders.brought import prompt_from_bitmap, with_prompts
+from builders.categories import region_samples
 from builders.coco_index import MAX_BAD, Index, read_tables
 from builders.pictures import coco_names, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, bad, checked_size, is_whole, outcomes

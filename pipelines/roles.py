@@ -166,10 +166,14 @@ def _write(pairs: Mapping[str, Iterator[str]], target: Path) -> None:
         unique = pa.array(keys, pa.string()).unique()
         unique = unique.filter(pc.not_equal(unique, ""))
         tables.append(pa.table({"image_key": unique, "role": pa.repeat(role, len(unique))}))
-    table = pa.concat_tables(tables).sort_by([("image_key", "ascending"), ("role", "ascending")])
-    grouped = table.group_by("image_key", use_threads=False).aggregate([("role", "list")])
-    grouped = grouped.select(["image_key", "role_list"]).rename_columns(["image_key", "roles"])
-    pq.write_table(grouped, target, compression="zstd")
+    table = pa.concat_tables(tables).sort_by([("image_key", "ascending"), ("role", "ascending")]).combine_chunks()
+    keys, roles = (table.column(name).combine_chunks() for name in ("image_key", "role"))
+    starts = [0] if len(keys) else []
+    starts += (pc.indices_nonzero(pc.not_equal(keys[1:], keys[:-1])).to_numpy() + 1).tolist()
+    lists = pa.ListArray.from_arrays(pa.array([*starts, len(keys)], pa.int32()), roles)
+    pq.write_table(
+        pa.table({"image_key": keys.take(pa.array(starts, pa.int64())), "roles": lists}), target, compression="zstd"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
