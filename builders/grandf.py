@@ -308,9 +308,9 @@ def _left_out(context: Context, entry: Entry, caption: spans.Caption) -> str | N
 def _picture(context: Context, entry: Entry) -> Picture:
     """The picture, checked; its size is its header's where the file does not say it."""
     name = safe_file_name(entry.name)
-    base = PurePosixPath(name).name
-    number = coco_id(name)
-    if context.extra["layout"] == "coco" or number is None:
+    number = None if context.extra["layout"] == "coco" else coco_id(name)
+    if number is None:
+        base = name.rpartition("/")[2]
         names = list(dict.fromkeys([name, base, base.rpartition("_")[2]]))
     else:
         names = coco_names(number, name)

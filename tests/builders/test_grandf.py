@@ -677,3 +677,26 @@ def test_large_trees_are_read_whole(tmp_path, read_one, part):
     reading = read_one(write_large(tmp_path, 30, 4, part), images="reference")
     assert phrases(reading) == [["a man", "a blue shirt", "a ladder"]] * 30
     assert reading.account.built == {"images": 30, "phrases": 90, "annotations": 90}
+
+
+def test_the_world_of_shapes_is_read_without_loss(tmp_path, read_one):
+    """What the world writes in GranD-f's layout comes back: phrases of its captions, all masks, no bad record."""
+    from pipelines.world_published import write_published
+
+    write_published(tmp_path / "shapes", 24, seed=1, layouts=["grandf"])
+    for part, splits in {
+        "ha": ("train", "val", "test"),
+        "psg": ("train",),
+        "refcocog": ("train",),
+        "flickr": ("train",),
+    }.items():
+        for split in splits:
+            reading = read_one(tmp_path / "shapes" / "grandf", splits=[split], part=part)
+            assert reading.samples
+            assert not reading.bad
+            if part == "ha" and split == "train":
+                file = tmp_path / "shapes/grandf/annotations/train/GranDf_HA_GCG_train.json"
+                for record, outcome in zip(json.loads(file.read_text()), reading.outcomes, strict=True):
+                    by_text = {text.lower(): len(g["rle_masks"]) for text, g in record["groundings"].items()}
+                    for sample in outcome.samples:
+                        assert {c.text: len(c.objects) for c in sample.conditions}.items() <= by_text.items()
