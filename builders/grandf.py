@@ -254,7 +254,7 @@ def _outcome(context: Context, row: Row) -> Outcome:
     entry = records.entry_of(context.extra["layout"], row)
     account = Account(read=Counter(images=1, phrases=len(entry.phrases), annotations=entry.num_masks))
     if not isinstance(entry.caption, str) or not (caption := spans.strip_caption(entry.caption)).text:
-        raise RecordError("bad_text", f"the caption {entry.caption!r} is no text")
+        raise RecordError("bad_text", f"the caption {repr(entry.caption)[:200]} is no text")
     reason = _left_out(context, entry, caption)
     if reason:
         for unit, count in account.read.items():

@@ -123,7 +123,7 @@ def _placed(
             one.fate = None if one.spans else "not_in_caption"
     except RecordError as error:
         one.fate = "phrase_quarantined"
-        quote = json.dumps(phrase.quote, ensure_ascii=False)
+        quote = json.dumps(phrase.quote)
         refused.append(bad("phrases", context.extra["file"], f"phrase of image {row.key}", row, error, quote))
     return one
 
@@ -137,10 +137,10 @@ def _spans(caption: spans.Caption, phrase: Phrase, taken: set[spans.Span]) -> li
     if phrase.text is None:
         found = [spans.published(caption, *pair) for pair in checked_places(phrase.places)]
         if None in found:
-            raise RecordError("bad_span", f"token positions {phrase.places} hold no text of the caption")
+            raise RecordError("bad_span", f"token positions {str(phrase.places)[:200]} hold no text of the caption")
         return _distinct(found)
     if not isinstance(phrase.text, str) or not phrase.text.strip():
-        raise RecordError("bad_text", f"the phrase {phrase.text!r} is no text")
+        raise RecordError("bad_text", f"the phrase {repr(phrase.text)[:200]} is no text")
     if phrase.places is None:
         found = [spans.find(caption, phrase.text, taken=taken)]
     else:
@@ -167,6 +167,6 @@ def _objects(
             objects.append(make_object(rle, picture.height, picture.width, -1, annotation_id))
         except ReasonError as error:
             record = f"mask {annotation_id} of image {row.key}"
-            payload = json.dumps(segmentation, ensure_ascii=False)
+            payload = json.dumps(segmentation)
             refused.append(bad("annotations", context.extra["file"], record, row, error, payload))
     return objects, refused
