@@ -306,16 +306,14 @@ def _outcome(context: Context, row: Row) -> Outcome:
     account.read += Counter(images=1, questions=len(value["text"]))
     whole = Counter(images=1, shapes=len(shapes), questions=len(asked))
     reason = "no_target" if target is None else "no_question" if not asked else ""
-    if target is None or reason:
+    if reason:
         for unit, number in whole.items():
             account.filter(unit, reason, number)
     else:
         account.built = whole
         account.read["escaped_markers"] = account.built["escaped_markers"] = escaped
-        thing = make_object(target, base.height, base.width, -1, row.key)
-        base = replace(base, objects=(thing,), ignore=ignored)
     _account_explanations(account, row, asked, reason)
-    samples = [] if reason else _samples(context, base, asked)
+    samples = _samples(context, base, target, ignored, asked) if target is not None and asked else []
     return Outcome(group=row.key, samples=samples, bad=refused, account=account)
 
 
@@ -346,13 +344,16 @@ def _record(row: Row) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def _samples(context: Context, base: Sample, asked: Sequence[Asked]) -> list[Sample]:
+def _samples(
+    context: Context, base: Sample, target: bytes, ignored: bytes | None, asked: Sequence[Asked]
+) -> list[Sample]:
     """One sample with all questions for training; one a question for evaluation."""
+    things = (make_object(target, base.height, base.width, -1, base.image_key.removeprefix(f"{NAME}/")),)
     conditions = [Condition(kind="phrase", text=a.text, objects=(0,), explanation=a.explanation) for a in asked]
     if context.part.split == "train":
-        return [replace(base, conditions=tuple(conditions))]
+        return [replace(base, objects=things, ignore=ignored, conditions=tuple(conditions))]
     return [
-        replace(base, sample_id=f"{base.sample_id}/{number}", conditions=(condition,))
+        replace(base, sample_id=f"{base.sample_id}/{number}", objects=things, ignore=ignored, conditions=(condition,))
         for number, condition in enumerate(conditions)
     ]
 
@@ -367,8 +368,9 @@ def _asked(context: Context, row: Row, texts: Sequence[Any], sample_id: str) -> 
     An explanation belongs to the question it was written for, and to the others, which say the same in other words.
     """
     explained, escaped, refused = _explanations(context, row)
-    drawn = keyed(context.seed, sample_id, "explanations", VERSION).random(len(texts))
-    share = {"none": 0.0, "half": 0.5, "all": 1.0}[context.options.explanations]
+    drawn = np.zeros(len(texts))
+    if explained and context.options.explanations == "half":
+        drawn = keyed(context.seed, sample_id, "explanations", VERSION).random(len(texts))
     asked = []
     for number, text in enumerate(texts):
         try:
@@ -379,7 +381,7 @@ def _asked(context: Context, row: Row, texts: Sequence[Any], sample_id: str) -> 
             continue
         escaped += found
         chosen = next((n for n, (query, _) in explained.items() if query == question), max(explained, default=-1))
-        if chosen >= 0 and drawn[number] < share:
+        if chosen >= 0 and drawn[number] < 0.5:
             asked.append(Asked(text=question, explanation=explained[chosen][1], explained=chosen))
         else:
             asked.append(Asked(text=question, explanation=None))
@@ -429,7 +431,7 @@ def _shapes(
                 account.filter("shapes", "flag")
                 continue
             crop = draw(checked_points(value.get("points")), height, width)
-            shapes.append(Shape(crop=crop, area=int(crop.mask.sum()), ignored="ignore" in label.lower()))
+            shapes.append(Shape(crop=crop, area=int(np.count_nonzero(crop.mask)), ignored="ignore" in label.lower()))
         except ReasonError as error:
             record = f"shape {number} (image {row.key})"
             refused.append(bad("shapes", _name(context, row), record, row, error, json.dumps(value)))
@@ -482,18 +484,28 @@ def paint(shapes: Sequence[Shape], height: int, width: int) -> tuple[bytes | Non
 
     Smaller shapes lie on larger ones; of two with as many pixels the one that comes first in the file lies on top.
     """
-    if not shapes:
-        return None, None
-    x0, y0 = min(s.crop.x0 for s in shapes), min(s.crop.y0 for s in shapes)
-    x1 = max(s.crop.x0 + s.crop.mask.shape[1] for s in shapes)
-    y1 = max(s.crop.y0 + s.crop.mask.shape[0] for s in shapes)
-    canvas = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
+    x0, y0, x1, y1 = _box(shapes)
+    target, ignored = (np.zeros((y1 - y0, x1 - x0), dtype=bool) for _ in range(2))
     for shape in reversed(sorted(shapes, key=lambda s: s.area)):
         x, y, (h, w) = shape.crop.x0 - x0, shape.crop.y0 - y0, shape.crop.mask.shape
-        canvas[y : y + h, x : x + w][shape.crop.mask] = 2 if shape.ignored else 1
-    target, ignored = (masks.Crop(canvas == value, x0, y0) for value in (1, 2))
-    return _rle(target, height, width), _rle(ignored, height, width)
+        own, other = (ignored, target) if shape.ignored else (target, ignored)
+        own[y : y + h, x : x + w] |= shape.crop.mask
+        other[y : y + h, x : x + w] &= ~shape.crop.mask
+    found = []
+    for pixels, flag in ((target, False), (ignored, True)):
+        left, top, right, bottom = _box([shape for shape in shapes if shape.ignored == flag])
+        part = np.ascontiguousarray(pixels[top - y0 : bottom - y0, left - x0 : right - x0])
+        crop = masks.Crop(part, left, top)
+        found.append(masks.rle_from_crop(crop, height, width) if crop.mask.any() else None)
+    return found[0], found[1]
 
 
-def _rle(crop: masks.Crop, height: int, width: int) -> bytes | None:
-    return masks.rle_from_crop(crop, height, width) if crop.mask.any() else None
+def _box(shapes: Sequence[Shape]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the part of the canvas in which all of some shapes lie, px."""
+    crops = [shape.crop for shape in shapes]
+    return (
+        min((crop.x0 for crop in crops), default=0),
+        min((crop.y0 for crop in crops), default=0),
+        max((crop.x0 + crop.mask.shape[1] for crop in crops), default=0),
+        max((crop.y0 + crop.mask.shape[0] for crop in crops), default=0),
+    )
