@@ -26,7 +26,7 @@ from dataengine import masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
 from dataengine.jsonstream import iter_rows
-from dataengine.keyed import keyed
+from dataengine.keyed import uniforms
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 from dataengine.sample import Condition, Sample
 from dataengine.store.files import Folder
@@ -370,7 +370,7 @@ def _asked(context: Context, row: Row, texts: Sequence[Any], sample_id: str) -> 
     explained, escaped, refused = _explanations(context, row)
     drawn = np.zeros(len(texts))
     if explained and context.options.explanations == "half":
-        drawn = keyed(context.seed, sample_id, "explanations", VERSION).random(len(texts))
+        drawn = uniforms(len(texts), context.seed, sample_id, "explanations", VERSION)
     asked = []
     for number, text in enumerate(texts):
         try:
@@ -467,8 +467,8 @@ def draw(points: np.ndarray, height: int, width: int) -> masks.Crop:
     """
     import cv2
 
-    x0, y0 = np.maximum(points.min(axis=0), 0).tolist()
-    x1, y1 = np.minimum(points.max(axis=0) + 1, (width, height)).tolist()
+    x, y, w, h = cv2.boundingRect(points)
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     raster = np.zeros((max(y1 - y0, 0), max(x1 - x0, 0)), dtype=np.uint8)
     if raster.size:
         corners = [points - np.array([x0, y0], dtype=np.int32)]
