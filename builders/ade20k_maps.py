@@ -189,5 +189,5 @@ def _category(label: int, of_instance: bool, meaning: Meaning) -> int:
 
 def _num_covered(maps: Maps, visible: Set[int], meaning: Meaning) -> int:
     """How many labels of stuff, or of nothing known, have no pixel that no instance covers."""
-    hidden = set(np.unique(maps.classes).tolist()) - {VOID} - visible
+    hidden = set(np.flatnonzero(np.bincount(maps.classes)).tolist()) - {VOID} - visible
     return sum(label not in meaning.classes or meaning.classes[label] in meaning.stuff for label in hidden)

@@ -163,8 +163,8 @@ def _objects(
     objects, refused = [], []
     for annotation_id, segmentation in rles:
         try:
-            rle = masks.rle_from_segmentation(segmentation, picture.height, picture.width)
-            objects.append(make_object(rle, picture.height, picture.width, -1, annotation_id))
+            rle, measured = masks.measured_from_segmentation(segmentation, picture.height, picture.width)
+            objects.append(make_object(rle, picture.height, picture.width, -1, annotation_id, measured=measured))
         except ReasonError as error:
             record = f"mask {annotation_id} of image {row.key}"
             payload = json.dumps(segmentation)

@@ -67,7 +67,8 @@ def overlay(
     Args:
         one, other: starts and owners, see `runs_from_png`.
     """
-    starts = np.union1d(one[0], other[0])
+    starts = np.sort(np.concatenate([one[0], other[0]]), kind="stable")
+    starts = starts[np.append(True, starts[1:] != starts[:-1])]
     first, second = (owners[np.searchsorted(own, starts, "right") - 1] for own, owners in (one, other))
     return starts, first, second
 
@@ -117,15 +118,15 @@ def _runs_of_image(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
         np.not_equal(ids[1:], ids[:-1], out=changes[1:])
         places = np.flatnonzero(changes)
         starts.append((places + x * image.height).astype(np.int32))
-        owners.append(ids[places])
-        before = ids[-1]
+        owners.append(ids[places].astype(np.uint32))
+        before = int(ids[-1])
     return np.concatenate(starts), np.concatenate(owners)
 
 
 def _ids(image: Image.Image) -> np.ndarray:
-    """(width * height,) uint32, the ids down the columns."""
+    """(width * height,) uint32, or uint8 of a grey map: the ids down the columns."""
     if image.mode == "L":
         values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width)
-        return np.ascontiguousarray(values.T).ravel().astype(np.uint32)
+        return np.ascontiguousarray(values.T).ravel()
     pixels = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
     return np.bitwise_and(pixels.T, np.uint32(0xFFFFFF), order="C").ravel()
