@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Literal
 
 from builders.reading import clean_name, plain
@@ -227,6 +228,7 @@ def read_instance_classes(data: bytes, file: str) -> dict[int, int]:
     return found
 
 
+@lru_cache(maxsize=1 << 14)  # the same few thousand names come again and again
 def is_name(text: str) -> bool:
     """Whether a name can be written in a question."""
     return bool(_synonyms(text))
