@@ -339,7 +339,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
         return commit
     if task.shard is None:
         raise AssertionError("what indexing refused is committed by the driver")
-    _prepare()
+    _prepare(any(builder.brings_prompts(name) for name in job.builders.values()))
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
     forbidden = split_roles.load_forbidden(job.roles, job.forbid)
@@ -366,8 +366,12 @@ def build_task(job: Job, task: ShardTask) -> Commit:
 
 
 @cache
-def _prepare() -> None:
-    """Load every compiled loop, or compile it, before any work: trouble with that is nobody's picture's fault."""
+def _prepare(bitmaps: bool) -> None:
+    """Load every compiled loop, or compile it, before any work: trouble with that is nobody's picture's fault.
+
+    Args:
+        bitmaps: also those that find the geometry of prompts which a source brings; they take seconds to compile.
+    """
     from dataengine import kernels, masks, prompts
     from prompts_sim import VERSIONS, simulate
 
@@ -377,9 +381,10 @@ def _prepare() -> None:
         things = [Object(rle=r, bbox=(0, 0, 1, 1), area=1, category_id=0, annotation_id="") for r in rles]
         for profile in VERSIONS:
             simulate(things, 12, 12, profile=profile, seed=0, image_key="")
-        crop = masks.crop_from_rle(rles[0], 12, 12)
-        prompts.boxes_from_crop(crop)
-        prompts.needed_discs(prompts.discs_from_crop(crop, 0.0, 12, 12), 0.0, 12, 12)
+        if bitmaps:
+            crop = masks.crop_from_rle(rles[0], 12, 12)
+            prompts.boxes_from_crop(crop)
+            prompts.needed_discs(prompts.discs_from_crop(crop, 0.0, 12, 12), 0.0, 12, 12)
         kernels.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
     except Exception as error:
         place = kernels.cache_folder()
