@@ -243,7 +243,7 @@ def test_unknown_builders_are_named(call, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("{name: a, sources: {s: {builder: nothing, task: genseg}}}")
     result = call("build", path, "--out", tmp_path / "o")
-    assert "there is no builder 'nothing'; installed: coco, shapes" in result.stderr
+    assert "there is no builder 'nothing'; installed: ade20k, coco, coco_interactive, " in result.stderr
 
 
 class Terminal(io.StringIO):
