@@ -199,7 +199,7 @@ def forbidden_in(file: Any, roles: Sequence[str]) -> Forbidden:
     found: dict[str, str] = {}
     pictures: Counter[str] = Counter()
     if wanted:
-        for batch in pq.ParquetFile(file).iter_batches():
+        for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
             some = _with_any(batch, wanted)
             for key, there in zip(some.column(0).to_pylist(), some.column(1).to_pylist(), strict=True):
                 found[key] = min(wanted & set(there))

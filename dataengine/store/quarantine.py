@@ -57,7 +57,7 @@ def read(file: Any) -> list[dict[str, str]]:
     """The rows of one quarantine file."""
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, str]] = pq.read_table(file, use_threads=False).to_pylist()
+    rows: list[dict[str, str]] = pq.ParquetFile(file).read(use_threads=False).to_pylist()
     return rows
 
 
