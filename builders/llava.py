@@ -25,7 +25,7 @@ from dataengine import tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.jsonstream import Record, iter_rows
 from dataengine.records import MAX_PAYLOAD, Account, Bad
-from dataengine.sample import License, Turn
+from dataengine.sample import Turn
 from dataengine.store.files import Folder
 
 __all__ = [
@@ -49,11 +49,7 @@ VERSION = 1
 TASKS = ("chat",)
 ABOUT = About(
     title="LLaVA visual instruction tuning",
-    url="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
-    license=License(
-        name="CC BY 4.0, with OpenAI's terms of use; pictures have their own",
-        url="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
-    ),
+    url="https://github.com/haotian-liu/LLaVA/blob/main/docs/Data.md",
 )
 HELD_OUT = ()
 EDITIONS = ({"edition": "pretrain"}, {"edition": "mix665k"})
