@@ -22,6 +22,7 @@ from builders.coco import object_of
 from builders.pictures import coco_names, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, bad, checked_size, clean_phrase, outcomes
 from builders.rows import Row, read_keys, read_rows, select
+from dataengine import masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part
 from dataengine.errors import ReasonError
 from dataengine.keyed import keyed
@@ -254,9 +255,18 @@ def _objects_of(
             raise RecordError("other_image", f"annotation {number} is of another picture")
         if number not in objects:
             # what is referred to is a target, whatever its annotation says of crowds
-            made[number] = object_of(annotations[number] | {"iscrowd": 0}, base.height, base.width, categories)
+            changes = {"iscrowd": 0, "segmentation": _as_one(annotations[number].get("segmentation"), base)}
+            made[number] = object_of(annotations[number] | changes, base.height, base.width, categories)
     objects |= made
     return numbers
+
+
+def _as_one(segmentation: Any, base: Sample) -> Any:
+    """RefCLEF's lists of RLEs as their union; anything else as it is."""
+    if not isinstance(segmentation, list) or not segmentation or not isinstance(segmentation[0], dict):
+        return segmentation
+    parts = [masks.rle_from_segmentation(part, base.height, base.width) for part in segmentation]
+    return {"size": [base.height, base.width], "counts": masks.union(parts, base.height, base.width)}
 
 
 def is_training(split: str) -> bool:

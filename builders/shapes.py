@@ -1,6 +1,6 @@
 """Shapes: the bundled procedural world (`dataengine synth shapes`), read like the COCO tree it writes."""
 
-from builders.coco import HELD_OUT, TASKS, VERSION, image_keys, index, locate, parse_options, read, select
+from builders.coco import TASKS, VERSION, image_keys, index, locate, parse_options, read, select
 from dataengine.builder import About
 from dataengine.sample import License
 
@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 NAME = "shapes"
+HELD_OUT = ("val", "val2017")
 ABOUT = About(
     title="Shapes",
     url="https://creativecommons.org/publicdomain/zero/1.0/",

@@ -1,7 +1,7 @@
 """ADE20K as ADEChallengeData2016: semantic maps, instance maps, the tables of classes.
 
-The world has fewer than 150 classes: stuff takes the first ids and things the rest, in the order of `builders.world`,
-and the tables have as many rows. Instance classes count things from 1.
+The world has fewer than 150 classes: its stuff takes the first ids and its things the next, in the order of
+`builders.world`; the rest are published names that no picture shows. Instance classes count things from 1.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from builders.ade20k_names import NAMES
 from builders.layouts.picture import Picture, Record
 from builders.layouts.tree import Layout, Sections
 from builders.world import STUFF, SYNONYMS, THINGS
@@ -56,7 +57,8 @@ def write(sections: Sections) -> None:
         + ", ".join((kind.name, *SYNONYMS.get(kind.name, ())))
         for kind, number in CLASSES.items()
     ]
-    sections.write_text(f"{ROOT}/objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tName", *rows])
+    unseen = [f"{number}\t0.0000\t0\t0\t{name}" for number, name in enumerate(_unseen(), start=len(rows) + 1)]
+    sections.write_text(f"{ROOT}/objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tName", *rows, *unseen])
     every = (record for part in PARTS for record in sections.records(f"ade20k/{part}"))
     sections.write_text(f"{ROOT}/sceneCategories.txt", (f"{record['stem']} {record['scene']}" for record in every))
     mapping = [(number, CLASSES[kind], 100 * number) for kind, number in INSTANCE_CLASSES.items()]
@@ -65,6 +67,13 @@ def write(sections: Sections) -> None:
         f"{ROOT}/ade20k_instance_catid_mapping.txt",
         ["Instacne100\tSceneParse150\tFullADE20K", *("\t".join(map(str, row)) for row in mapping)],  # so published
     )
+
+
+def _unseen() -> list[str]:
+    """Published names that fill the table up, none of which the world uses."""
+    used = {word for kind in CLASSES for word in (kind.name, *SYNONYMS.get(kind.name, ()))}
+    others = [name for name in NAMES if not used & {word.strip() for word in name.split(",")}]
+    return others[: len(NAMES) - len(CLASSES)]
 
 
 LAYOUT = Layout(records=records, write=write)

@@ -281,6 +281,19 @@ def test_crowd_annotations_can_be_referred_to(tree, read_source):
     assert [(o.crowd, o.area) for o in train.samples[0].objects] == [(False, 10)]
 
 
+def test_lists_of_rles_are_their_union(tree, read_source):
+    """As RefCLEF's annotations have it."""
+    parts = [oracle.frPyObjects(shape, 24, 32)[0] for shape in (SQUARE, RIGHT)]
+    rles = [{"size": [24, 32], "counts": part["counts"].decode()} for part in parts]
+    tree.annotations[0]["segmentation"] = rles
+    tree.annotations[1]["segmentation"] = [rles[0], 5]
+    tree.instances()
+    tree.refs([ref(0, 1, 10, ["both"]), ref(1, 1, 11, ["broken"])])
+    (train,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
+    assert train.samples[0].objects[0].rle == oracle.merge(parts)["counts"]
+    assert [b.unit for b in train.bad] == ["refs"]
+
+
 def test_options_and_places_are_checked(tree):
     with pytest.raises(OptionError, match=r"refcoco\+ is split by unc, not umd"):
         refcoco.parse_options("refseg", {"dataset": "refcoco+", "by": "umd"})

@@ -322,5 +322,19 @@ def test_the_recipe_of_what_was_found_builds(published, tmp_path):
     assert {key.split("/")[0] for key in manifest["sources"]} >= {"refcoco_refcoco", "refcoco_refcocog"}
 
 
+def test_everything_that_is_found_builds(published, tmp_path):
+    """Each builder on the layout that the world writes for it, through the whole engine."""
+    found = detect.detect(str(published))
+    (tmp_path / "all.yaml").write_text(detect.recipe_of(found, "all"))
+    loaded = recipe.load(str(tmp_path / "all.yaml")).model_copy(update={"forbid": ()})
+    manifest = run(loaded, tmp_path / "out", limit=3)
+    assert validate(str(tmp_path / "out")).problems == []
+    built = {
+        source for source, splits in manifest["counts"]["by_source"].items() for a in splits.values() if a["built"]
+    }
+    assert built == set(loaded.sources)
+    assert {spec.builder for spec in loaded.sources.values()} == set(builder.names()) - {"shapes"}
+
+
 def test_every_layout_of_the_world_has_a_builder():
     assert {"refcoco" if name == "refer" else name for name in LAYOUTS} <= set(builder.names())
