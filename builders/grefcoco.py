@@ -85,7 +85,7 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
 
 def index(part: Part, options: Options, target: Path) -> IndexReport:
     """See `Builder.index`."""
-    return refer.build_index(part, target, SPLITS[0])
+    return refer.build_index(part, target, SPLITS)
 
 
 def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Outcome]:

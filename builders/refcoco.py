@@ -22,7 +22,7 @@ from builders.coco import object_of
 from builders.pictures import coco_names, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, bad, checked_size, clean_phrase, outcomes
 from builders.rows import Row, read_keys, read_rows, select
-from dataengine import masks
+from dataengine import masks, tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part
 from dataengine.errors import ReasonError
 from dataengine.keyed import keyed
@@ -135,7 +135,7 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
 
 def index(part: Part, options: Options, target: Path) -> IndexReport:
     """See `Builder.index`."""
-    return refer.build_index(part, target, options.splits[0])
+    return refer.build_index(part, target, options.splits)
 
 
 def image_keys(context: Context, index: Folder) -> Iterator[str]:
@@ -219,9 +219,9 @@ def refs_of(context: Context, row: Row, base: Sample, *, lower: bool, single: bo
             found.bad.append(bad("refs", context.extra["file"], record, row, error, member))
             found.account.filter("sentences", "ref_quarantined", len(ref["sentences"]))
             continue
-        found.account.built["refs"] += 1
         for number in numbers:
             places_of.setdefault(number, len(places_of))
+        before = len(found.phrases)
         for position, sentence in enumerate(ref["sentences"]):
             try:
                 text, escaped = clean_phrase(sentence["sent"], "sent")
@@ -229,12 +229,19 @@ def refs_of(context: Context, row: Row, base: Sample, *, lower: bool, single: bo
                 where = f"{record}, sentence {position}"
                 found.bad.append(bad("sentences", context.extra["file"], where, row, error, json.dumps(sentence)))
                 continue
+            if lower:  # which makes a marker of what was none: <P>
+                text, more = tokens.escape(text.lower())
+                escaped += more
             found.account.built["sentences"] += 1
             if escaped:
                 found.account.read["escaped_markers"] += escaped
                 found.account.built["escaped_markers"] += escaped
             means = tuple(places_of[number] for number in numbers)
-            found.phrases.append(Phrase(text=text.lower() if lower else text, objects=means))
+            found.phrases.append(Phrase(text=text, objects=means))
+        if len(found.phrases) > before:
+            found.account.built["refs"] += 1
+        else:
+            found.account.filter("refs", "no_phrase")
     found.account.quarantine(found.bad)
     return found
 
@@ -296,7 +303,6 @@ def _outcome(context: Context, row: Row) -> Outcome:
 def without_phrases(row: Row, found: Refs) -> Outcome:
     """The outcome of a picture none of whose sentences can be used."""
     found.account.filter("images", "no_phrase")
-    found.account.filter("refs", "no_phrase", found.account.built.pop("refs", 0))
     return Outcome(group=row.key, bad=found.bad, account=found.account)
 
 

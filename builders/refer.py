@@ -11,9 +11,10 @@ import json
 import pickle
 import pickletools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -26,17 +27,18 @@ from dataengine.jsonstream import iter_records, iter_rows
 from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
 from dataengine.store.files import Folder
 
-MAX_PICKLE = 1 << 29  # bytes; the largest published one has 40 million
+MAX_PICKLE = 1 << 27  # bytes; the largest published one has 40 million
 MAX_SENTENCES = 1000  # of one ref
+MAX_TARGETS = 1000  # of one ref
 MAX_TEXT = 10_000  # characters of a sentence
-MAX_REPEATS = 64  # how many times longer than its file what is read may be: a pickle may name one value often
+MAX_REPEATS = 64  # how many times larger than its file what is read may be: a pickle may name one value often
 MAX_BAD = 100_000
 
 # what Python 2 and 3 write for lists, dicts, texts and numbers; anything else can run code, or nobody needs it
 _ALLOWED = (
     "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 "
     "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS "
     "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
 )
 
@@ -50,17 +52,42 @@ def _refuse(unpickler: Any, name: str) -> NoReturn:
     if name in ("GLOBAL", "INST"):
         module, attribute = (unpickler.readline()[:-1].decode("utf-8", "replace")[:80] for _ in range(2))
         what = f" ({module}.{attribute})"
+    elif name == "STACK_GLOBAL":
+        what = f" ({', '.join(map(_scalar, unpickler.stack[-2:]))})"
     raise _Refusal(f"{name}{what}")
+
+
+def _put(unpickler: Any) -> None:
+    """PUT, whose number may be any: such are chosen so that they collide in the memo, which then takes hours."""
+    number = int(unpickler.readline()[:-1])
+    if not 0 <= number < MAX_PICKLE:
+        raise _Refusal(f"value {number} of its memo")
+    unpickler.memo[number] = unpickler.stack[-1]
+
+
+def _set(unpickler: Any, own: Callable[[Any], None], keys: slice) -> None:
+    """SETITEM, SETITEMS and DICT, with texts as keys: numbers can be chosen so that they collide.
+
+    Args:
+        own: Python's function. keys: where they stand on the stack.
+    """
+    if not all(type(key) is str for key in unpickler.stack[keys]):
+        raise _Refusal("a dict whose keys are no texts")
+    own(unpickler)
 
 
 def _dispatch() -> dict[int, Any]:
     """What is done for each opcode: Python's own function for those of plain values, a refusal for the others."""
     own = pickle._Unpickler.dispatch  # type: ignore[attr-defined]
     allowed = _ALLOWED.split()
-    return {
+    done: dict[int, Any] = {
         ord(op.code): own[ord(op.code)] if op.name in allowed else partial(_refuse, name=op.name)
         for op in pickletools.opcodes
     }
+    pairs, last = slice(None, None, 2), slice(-2, -1)
+    for code, keys in ((pickle.SETITEM, last), (pickle.SETITEMS, pairs), (pickle.DICT, pairs)):
+        done[code[0]] = partial(_set, own=own[code[0]], keys=keys)
+    return done | {pickle.PUT[0]: _put}
 
 
 class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
@@ -76,9 +103,10 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
 
 def load_pickle(data: bytes, name: str) -> Any:
-    """The value of a pickle that holds lists, tuples, dicts, texts and numbers, and nothing else; no code of it runs.
+    """The value of a pickle that holds lists, dicts, texts and numbers, and nothing else; no code of it runs.
 
-    Byte strings of Python 2 become text as latin-1, which keeps every byte.
+    Tuples are none of these: to hash one that is nested deeply, as a key, would end the process. Byte strings of
+    Python 2 become text as latin-1, which keeps every byte.
 
     Raises:
         SourceError: the pickle names anything else, or is damaged.
@@ -108,26 +136,26 @@ class Refs:
         return {number for refs in self.by_image.values() for ref in refs for number in ref["annotation_ids"]}
 
 
-def read_refs(place: Folder, split: str, first_split: str) -> Refs:
+def read_refs(place: Folder, split: str, splits: Sequence[str]) -> Refs:
     """The refs of a split.
 
     Args:
-        place: the pickle or JSON file. first_split: the one whose account holds the refs that name no split.
+        place: the pickle or JSON file. splits: all there are; a ref that names none of them is bad, in the first.
     Raises:
         SourceError
     """
     name = PurePosixPath(place.uri.partition("?")[0]).name
     found = Refs()
     seen: set[int] = set()
-    length = 0
+    held = 0
     with opened(place) as file:
         hashing = Hashing(file)
         values, size = _values(hashing, name)
         for position, (value, text) in enumerate(values):
             own = value.get("split") if isinstance(value, dict) else None
-            if (own if isinstance(own, str) and own else first_split) != split:
+            if (own if isinstance(own, str) and own in splits else splits[0]) != split:
                 continue
-            problem, ref = _checked(value, seen)
+            problem, ref = _checked(value, splits, seen)
             if problem is not None:
                 payload = text if text is not None else _shown(value)
                 found.bad.append(_bad_ref(name, f"refs[{position}]", *problem, payload))
@@ -135,9 +163,9 @@ def read_refs(place: Folder, split: str, first_split: str) -> Refs:
                     raise SourceError(f"{name}: more than {MAX_BAD} refs cannot be used; the last: {found.bad[-1]}")
                 continue
             found.by_image.setdefault(value["image_id"], []).append(ref)
-            length += sum(len(entry["sent"] or "") for entry in ref["sentences"])
-            if size and length > MAX_REPEATS * size:
-                raise SourceError(f"{name}: the pickle repeats itself: it is far longer than its file")
+            held += _size(ref)
+            if size and held > MAX_REPEATS * size:
+                raise SourceError(f"{name}: the pickle repeats itself: it is far larger than its file")
         found.sha256 = hashing.hexdigest()
     return found
 
@@ -156,12 +184,12 @@ def _values(file: Hashing, name: str) -> tuple[Iterator[tuple[Any, str | None]],
     return ((value, None) for value in values), len(data)
 
 
-def _checked(value: Any, seen: set[int]) -> tuple[tuple[str, str] | None, dict[str, Any]]:
+def _checked(value: Any, splits: Sequence[str], seen: set[int]) -> tuple[tuple[str, str] | None, dict[str, Any]]:
     """Reason and message of what is wrong with a ref, or None; and the ref with its plain values only."""
     if not isinstance(value, dict):
         return ("bad_field", "a ref must be a record"), {}
-    if not isinstance(value.get("split"), str) or not value["split"]:
-        return ("bad_field", f"split {_shown(value.get('split'))} is no name"), {}
+    if not isinstance(value.get("split"), str) or value["split"] not in splits:
+        return ("bad_field", f"split {_shown(value.get('split'))} is none of {', '.join(splits)}"), {}
     for key in ("ref_id", "image_id"):
         if not is_whole(value.get(key)):
             return ("bad_field", f"{key} must be a whole number, not {_shown(value.get(key))}"), {}
@@ -172,8 +200,11 @@ def _checked(value: Any, seen: set[int]) -> tuple[tuple[str, str] | None, dict[s
     numbers = numbers if isinstance(numbers, list) else [numbers]
     if value.get("no_target") is True or numbers == [-1]:
         numbers = []
-    elif not numbers or not all(is_whole(number) for number in numbers):
-        return ("bad_field", f"ann_id {_shown(value.get('ann_id'))} holds no annotation ids"), {}
+    elif not 0 < len(numbers) <= MAX_TARGETS or not all(is_whole(number) for number in numbers):
+        return (
+            "bad_field",
+            f"ann_id {_shown(value.get('ann_id'))} is no list of 1 to {MAX_TARGETS} annotation ids",
+        ), {}
     sentences = value.get("sentences")
     if not isinstance(sentences, list) or not 0 < len(sentences) <= MAX_SENTENCES:
         return ("bad_field", f"sentences must be a list of 1 to {MAX_SENTENCES}"), {}
@@ -191,12 +222,18 @@ def _checked(value: Any, seen: set[int]) -> tuple[tuple[str, str] | None, dict[s
     }
 
 
+def _size(ref: dict[str, Any]) -> int:
+    """About how many bytes a checked ref takes in memory."""
+    texts = sum(len(entry["sent"] or "") for entry in ref["sentences"])
+    return 512 + 40 * len(ref["annotation_ids"]) + 256 * len(ref["sentences"]) + texts
+
+
 def _shown(value: Any) -> str:
     """A value of a pickle in a few characters; one that holds itself, or names others often, takes no longer."""
     if isinstance(value, dict):
-        inner = ", ".join(f"{_scalar(key)}: {_scalar(entry)}" for key, entry in list(value.items())[:20])
+        inner = ", ".join(f"{_scalar(key)}: {_scalar(entry)}" for key, entry in islice(value.items(), 20))
         return f"{{{inner}}}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return f"[{', '.join(_scalar(entry) for entry in value[:20])}]"
     return _scalar(value)
 
@@ -236,8 +273,8 @@ def opened(place: Folder) -> BinaryIO:
 # --- index -----------------------------------------------------------------------------------------------------------
 
 
-def build_index(part: Part, target: Path, first_split: str) -> IndexReport:
-    """Join the refs of a split with their annotations: one row a picture, sorted by its number.
+def build_index(part: Part, target: Path, splits: Sequence[str]) -> IndexReport:
+    """Join the refs of a split with their annotations: one row a picture, sorted by its number. splits: all there are.
 
     A row's record is the picture's; a member is `{"ref": …, "annotations": […]}`. Refs of pictures that are not in
     `instances.json` are bad; annotations that are not in it are missing from the member.
@@ -245,7 +282,7 @@ def build_index(part: Part, target: Path, first_split: str) -> IndexReport:
     Raises:
         SourceError
     """
-    refs = read_refs(Folder(part.files["refs"]), part.split, first_split)
+    refs = read_refs(Folder(part.files["refs"]), part.split, splits)
     name = PurePosixPath(part.files["refs"].partition("?")[0]).name
     coco, texts = CocoIndex(), dict[int, str]()
     wanted = refs.annotation_ids()

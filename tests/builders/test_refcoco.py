@@ -233,6 +233,7 @@ def test_keys_and_selection(tree, read_source, tmp_path):
         pytest.param({"sentences": "abc"}, "bad_field", id="sentences as text"),
         pytest.param({"split": 3}, "bad_field", id="split as number"),
         pytest.param({"split": ""}, "bad_field", id="no split"),
+        pytest.param({"split": "testD"}, "bad_field", id="a split there is not"),
     ],
 )
 def test_bad_refs_are_quarantined_and_the_rest_is_built(tree, read_source, change, reason):
@@ -246,13 +247,15 @@ def test_bad_refs_are_quarantined_and_the_rest_is_built(tree, read_source, chang
 def test_bad_sentences_are_quarantined_one_by_one(tree, read_source):
     wrong = ref(0, 1, 10, ["good", "  "])
     wrong["sentences"] += [{"sent": None}, 5, {"sent": "x" * 20_000}]
-    wrong["sentences"].append({"sent": "the <SEG> of \ud800 <p>"})
-    tree.refs([wrong])
+    wrong["sentences"].append({"sent": "the <SEG> of \ud800 <P>"})
+    tree.refs([wrong, ref(1, 1, 11, ["\t"])])
     (train,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
     (sample,) = train.samples
     assert sorted(means(sample)) == ["good", "the ‹seg› of ? ‹p›"]
-    assert [b.reason for b in train.bad] == ["bad_text"] * 4
-    assert train.account.read == {"images": 1, "refs": 1, "sentences": 6, "escaped_markers": 2}
+    assert [b.reason for b in train.bad] == ["bad_text"] * 5
+    assert train.account.read == {"images": 1, "refs": 2, "sentences": 7, "escaped_markers": 2}
+    assert train.account.built == {"images": 1, "refs": 1, "sentences": 2, "escaped_markers": 2}
+    assert train.account.filtered == {"refs": {"no_phrase": 1}}
     render(sample)
 
 
@@ -334,6 +337,12 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tree, read_source, proto
         (b"P1\n.", "PERSID"),
         (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "BYTEARRAY8"),
         (b"\x80\x04\x8f.", "EMPTY_SET"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", r"STACK_GLOBAL \('os', 'system'\)"),
+        pytest.param(b"\x80\x02})" + b"\x85" * 2_000_000 + b"K\x01s.", "TUPLE", id="its hash ends the process"),
+        (b"\x80\x02}K\x01K\x02s.", "a dict whose keys are no texts"),
+        (b"\x80\x02}(K\x01K\x02u.", "a dict whose keys are no texts"),
+        (b"(I1\nI2\nd.", "a dict whose keys are no texts"),
+        (b"I1\np%d\n." % (2**61 - 1), "of its memo"),
     ],
 )
 def test_opcodes_of_other_values_are_refused(data, asks):
@@ -352,7 +361,7 @@ def test_damaged_pickles_are_named(data):
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_of_every_protocol_are_read(protocol):
-    value = [{"a": [1, -2, 2**70, 1.5, True, None], "é": ("x", ())}]
+    value = [{"a": [1, -2, 2**70, 1.5, True, None], "é": ["x", []]}]
     assert refer.load_pickle(pickle.dumps(value, protocol), "x.p") == value
 
 
@@ -367,9 +376,17 @@ def test_values_that_hold_themselves_or_repeat_do_no_harm(tree, read_source):
     tree.refs([endless, ref(0, 1, 10, ["a"]) | {"split": endless}, {"split": "train", "ref_id": endless}])
     (train,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
     assert [b.reason for b in train.bad] == ["bad_field"] * 3
-    tree.refs([ref(k, 1, 10, ["a"]) | {"sentences": sentences} for k in range(500)])
+    for shared in (sentences, [{"sent": None}] * 1000):
+        tree.refs([ref(k, 1, 10, ["a"]) | {"sentences": shared} for k in range(500)])
+        with pytest.raises(SourceError, match="the pickle repeats itself"):
+            read_source(refcoco, tree.root, "refseg", splits=["train"])
+    targets = list(range(1000))
+    tree.refs([ref(k, 1, targets, ["a"]) for k in range(500)])
     with pytest.raises(SourceError, match="the pickle repeats itself"):
         read_source(refcoco, tree.root, "refseg", splits=["train"])
+    tree.refs([ref(0, 1, [*targets, 1000], ["a"])])
+    (train,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
+    assert "is no list of 1 to 1000 annotation ids" in train.bad[0].message
 
 
 def test_other_pickles_are_refused(tree, read_source):
