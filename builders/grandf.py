@@ -82,6 +82,7 @@ _FLICKR = (
     "flickr_30k",
     "flikcr_30k",
 )
+MAX_CAPTION = 10_000  # characters
 MIN_WORDS = 3  # of a Flickr30k caption; GLaMM and X-SAM drop shorter ones
 
 
@@ -255,6 +256,8 @@ def _outcome(context: Context, row: Row) -> Outcome:
     account = Account(read=Counter(images=1, phrases=len(entry.phrases), annotations=entry.num_masks))
     if not isinstance(entry.caption, str) or not (caption := spans.strip_caption(entry.caption)).text:
         raise RecordError("bad_text", f"the caption {repr(entry.caption)[:200]} is no text")
+    if len(entry.caption) > MAX_CAPTION:
+        raise RecordError("bad_text", f"the caption has more than {MAX_CAPTION:,} characters")
     reason = _left_out(context, entry, caption)
     if reason:
         for unit, count in account.read.items():

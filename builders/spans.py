@@ -6,6 +6,7 @@ file, so they move with what is stripped in front.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -116,10 +117,16 @@ def tag(caption: Caption, spans: Sequence[Span], lower: bool) -> Tagged:
 
 
 def _fold(text: str) -> str:
-    """Lower case of the same length, so that offsets stay: letters whose small form is longer stay as they are."""
-    lower = text.lower()
-    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    """Lower case of the same length, so that offsets stay, letter by letter, so that a part folds as the whole does.
+
+    A letter whose small form is longer becomes the first of its code points; both small sigmas are one.
+    """
+    return text.lower() if text.isascii() else "".join(c.lower()[0] for c in text).replace("ς", "σ")
 
 
 def _is_inside_word(text: str, at: int) -> bool:
-    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+    return 0 < at < len(text) and _is_of_word(text[at - 1]) and _is_of_word(text[at])
+
+
+def _is_of_word(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character)[0] == "M"  # marks: accents, vowel signs

@@ -207,6 +207,10 @@ def test_published_offsets_move_with_what_is_stripped(raw, offsets, expected):
         ("a cat, a cat, a cat", "a cat", 12, 14),
         ("İ a cat", "A Cat", None, 2),  # the small form of the first letter is two code points
         ("a cat", "  ", None, None),
+        ("İstanbul", "istanbul", None, 0),
+        ("Ο ΟΔΟΣΑ", "ΟΔΟΣ", None, 2),  # the last sigma of a word has another small form
+        ("the cafe\u0301, a cafe", "Cafe", None, 13),  # an accent of its own is part of the letter before it
+        ("a 👩\u200d🚀 and a man", "A Man", None, 10),
     ],
 )
 def test_phrases_are_found_as_words_in_any_case(text, phrase, near, start):
@@ -315,6 +319,13 @@ def test_bad_masks_and_phrases_are_quarantined_alone(tmp_path, read_one):
     }
     assert '{"a bus": 5}' in {bad.payload for bad in reading.bad}
     assert all(bad.group == "sa1b/sa_1/0" and bad.file == "GranDf_HA_GCG_train.json" for bad in reading.bad)
+
+
+def test_a_caption_of_endless_length_is_not_searched(tmp_path, read_one):
+    reading = read_one(ha_tree(tmp_path, {"caption": "cat " * 2501, "groundings": {"cat": grounding(0, 3, LEFT)}}))
+    assert [(bad.reason, bad.message) for bad in reading.bad] == [
+        ("bad_text", "the caption has more than 10,000 characters")
+    ]
 
 
 def test_pictures_are_known_by_their_file_names(tmp_path, read_one):
