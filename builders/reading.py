@@ -10,7 +10,7 @@ from builders.rows import Row
 from dataengine import masks, tokens
 from dataengine.builder import Context, Outcome, SourceError
 from dataengine.errors import ReasonError
-from dataengine.records import MAX_PAYLOAD, Account, Bad
+from dataengine.records import MAX_MESSAGE, MAX_PAYLOAD, Account, Bad
 from dataengine.sample import HUMAN, Lineage, Object
 
 INT32_MAX = 2**31 - 1
@@ -40,6 +40,9 @@ def outcomes(
             outcome = _refused(context, row, error, counts(row), unit)
         except (OSError, MemoryError, SourceError):
             raise
+        except RecursionError:  # a record that could just be read when the index was made, from less deep a call
+            deep = RecordError("bad_json", "the record, or one of its members, is nested too deeply")
+            outcome = _refused(context, row, deep, counts(row), unit)
         except Exception as error:  # a defect; but this row's, not the job's
             defect = RecordError("internal_error", f"{type(error).__name__}: {error}")
             outcome = _refused(context, row, defect, counts(row), unit)
@@ -65,7 +68,7 @@ def bad(unit: str, file: str, record: str, row: Row, error: ReasonError, payload
         record=record,
         group=row.key,
         reason=error.reason,
-        message=str(error),
+        message=str(error)[:MAX_MESSAGE],
         payload=payload[:MAX_PAYLOAD],
     )
 

@@ -27,7 +27,7 @@ from dataengine.builder import About, Context, IndexReport, Outcome, Part, Sourc
 from dataengine.errors import ReasonError
 from dataengine.jsonstream import iter_rows
 from dataengine.keyed import uniforms
-from dataengine.records import MAX_PAYLOAD, Account, Bad
+from dataengine.records import MAX_MESSAGE, MAX_PAYLOAD, Account, Bad
 from dataengine.sample import Condition, Sample
 from dataengine.store.files import Folder
 
@@ -172,7 +172,7 @@ def _refused(unit: str, file: str, record: str, error: RecordError, payload: str
         file=file,
         record=plain(record),
         reason=error.reason,
-        message=str(error),
+        message=str(error)[:MAX_MESSAGE],
         payload=payload[:MAX_PAYLOAD],
     )
 

@@ -179,7 +179,7 @@ class Refs:
 
 def held(row: Row) -> Counter[str]:
     """What a picture's row holds, however bad it is."""
-    sentences = sum(len(json.loads(member)["ref"]["sentences"]) for member in row.members)
+    sentences = sum(len(refer.ref_of(member)["sentences"]) for member in row.members)
     return Counter(refs=len(row.members), sentences=sentences)
 
 

@@ -33,6 +33,7 @@ MAX_TARGETS = 1000  # of one ref
 MAX_TEXT = 10_000  # characters of a sentence
 MAX_REPEATS = 64  # how many times larger than its file what is read may be: a pickle may name one value often
 MAX_BAD = 100_000
+_HEAD = '{"ref": '  # of a member
 
 # what Python 2 and 3 write for lists, dicts, texts and numbers; anything else can run code, or nobody needs it
 _ALLOWED = (
@@ -298,7 +299,7 @@ def build_index(part: Part, target: Path, splits: Sequence[str]) -> IndexReport:
                     )
                     continue
                 annotations = ", ".join(texts[number] for number in ref["annotation_ids"] if number in texts)
-                text = f'{{"ref": {json.dumps(ref)}, "annotations": [{annotations}]}}'
+                text = f'{_HEAD}{json.dumps(ref)}, "annotations": [{annotations}]}}'
                 gathering.member(image_id, ref["ref_id"], text)
         for refused in gathering.settle():  # pictures that are given twice; the first one stays
             coco.bad.append(_repeated_image(refused))
@@ -319,6 +320,12 @@ def build_index(part: Part, target: Path, splits: Sequence[str]) -> IndexReport:
         extra={"licenses": coco.licenses, "image_namespace": coco.namespace, "file": name},
         fingerprint=written.fingerprint,
     )
+
+
+def ref_of(member: str) -> dict[str, Any]:
+    """The ref of a member, whatever its annotations are."""
+    ref: dict[str, Any] = json.JSONDecoder().raw_decode(member, len(_HEAD))[0]
+    return ref
 
 
 def _repeated_image(refused: Refused) -> Bad:

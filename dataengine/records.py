@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_PAYLOAD = 1 << 20  # characters of a bad record that are kept
+MAX_MESSAGE = 2000  # characters of what is said of it; it may quote a value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,11 +87,12 @@ class Folder:
 
     @property
     def parent(self) -> Folder:
-        """The folder that this one lies in."""
+        """The folder that this one lies in; a bucket lies in itself."""
         if self.is_local:
             return Folder(str(self.path.absolute().parent))
         base, mark, query = self.uri.partition("?")
-        return Folder(f"{base.rstrip('/').rpartition('/')[0]}{mark}{query}")
+        above = base.rstrip("/").rpartition("/")[0]
+        return self if above.endswith(":/") else Folder(f"{above}{mark}{query}")
 
     def _remote(self, name: str = "") -> tuple[Any, str]:
         system, base = _filesystem(self.uri)

@@ -14,6 +14,7 @@ from builders import llava
 from dataengine import conversation, invariants
 from dataengine.builder import OptionError, SourceError
 from dataengine.keyed import keyed
+from dataengine.records import MAX_MESSAGE
 from dataengine.store.dataset import open_dataset, validate
 from dataengine.store.files import Folder
 from pipelines import build, recipe
@@ -220,6 +221,7 @@ def test_a_list_of_one_picture_is_that_picture(read_rows):
         pytest.param({"conversations": [{"from": "human", "value": None}]}, "bad_field", id="a turn says null"),
         pytest.param({"conversations": [{"from": "system", "value": "x"}]}, "unknown_role", id="unknown role"),
         pytest.param({"conversations": [{"from": ["gpt"], "value": "x"}]}, "unknown_role", id="role is a list"),
+        pytest.param({"conversations": [{"from": "g" * 5000, "value": "x"}]}, "unknown_role", id="endless role"),
         pytest.param({"image": 5, "conversations": talk("a", "b")}, "unsafe_file_name", id="image is a number"),
         pytest.param({"image": {}, "conversations": talk("a", "b")}, "unsafe_file_name", id="image is an object"),
         pytest.param({"image": ".", "conversations": talk("a", "b")}, "unsafe_file_name", id="image is the folder"),
@@ -234,6 +236,7 @@ def test_a_bad_row_leaves_the_others(read_rows, row, reason):
     reading = read_rows({"id": "odd \ud800", "big": 1e400, **row}, good)
     assert [s.sample_id for s in reading.samples] == ["llava/train/text/chat/1"]
     (bad,) = reading.bad
+    assert len(bad.message) <= MAX_MESSAGE
     assert (bad.unit, bad.reason, bad.record, bad.group) == ("rows", reason, "row 0", "0")
     assert reading.account.quarantined == {"rows": {reason: 1}}
 

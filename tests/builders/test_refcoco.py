@@ -276,6 +276,23 @@ def test_a_bad_picture_is_quarantined_with_its_refs(tree, read_source):
     assert account["built"] == {"images": 1, "refs": 1, "sentences": 1}
 
 
+def test_an_annotation_is_nested_as_deeply_as_can_be_read(tree, read_source):
+    """A row is read from a deeper call than the index was made from, so that the last of these fits only there."""
+    tree.refs([ref(0, 1, 10, ["a", "b"]), ref(1, 2, 20, ["c"])])
+    reasons = set()
+    for depth in (*range(900, 1000, 5), *range(940, 960)):
+        tree.annotations[0]["segmentation"] = "deep"
+        tree.instances()
+        file = tree.folder / "instances.json"
+        file.write_text(file.read_text().replace('"deep"', "[" * depth + "]" * depth))
+        (train,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
+        assert [means(s) for s in train.samples] == [{"c": ["20"]}]
+        assert train.account.read["sentences"] == 3
+        reasons |= {bad.reason for bad in train.bad}
+    assert "bad_json" in reasons
+    assert "internal_error" not in reasons
+
+
 def test_crowd_annotations_can_be_referred_to(tree, read_source):
     tree.annotations[0] |= {"iscrowd": 1, "segmentation": {"size": [24, 32], "counts": [50, 10, 708]}}
     tree.instances()

@@ -312,6 +312,13 @@ def test_an_unknown_scheme_is_refused():
         Folder("nosuch://x").names()
 
 
+def test_nothing_lies_above_a_bucket():
+    """Else `../images` beside a bucket would be looked for on the local disk."""
+    for uri in ("s3://bucket", "s3://bucket/", "s3://bucket?scheme=http", "memory://x"):
+        assert Folder(uri).parent == Folder(uri)
+    assert Folder("s3://bucket/a/b?scheme=http").parent.parent == Folder("s3://bucket?scheme=http")
+
+
 def test_other_filesystems_come_through_fsspec():
     folder = Folder("memory://some/out")
     folder.write_new("a", b"1")
