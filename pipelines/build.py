@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataengine import builder, conversation, invariants
-from dataengine.builder import Context, IndexReport, OptionError, Outcome, SourceError
+from dataengine.builder import Context, IndexReport, Outcome
 from dataengine.engine.executors import EngineError, run_local, run_ray
 from dataengine.engine.faults import fault_point
 from dataengine.errors import ReasonError, UserError
@@ -108,7 +108,7 @@ def run(
                 manifest = _finished(folder, plan)
             else:
                 stored = folder.publish(roles.file, split_roles.FILE)
-                job = _job(recipe, folder, splits, roles, seed)
+                job = _job(recipe, folder, splits, roles, stored, seed)
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 if subset is None:
@@ -154,17 +154,16 @@ def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None
     """Find and index every split of every source of a recipe."""
     found: list[Split] = []
     for name, spec in sorted(recipe.sources.items()):
-        made = builder.load(spec.builder)
-        try:
+        with recipe.naming(name):
+            made = builder.load(spec.builder)
             options = made.parse_options(spec.task, spec.options)
             parts = made.locate(spec.root, spec.files, spec.splits, options)
-        except (SourceError, OptionError) as error:
-            raise type(error)(f"{recipe.place(name)}: {error}") from None
         for part in parts:
             fault_point("index")
             progress.say(f"indexing {name}/{part.split}")
             target = place / f"{len(found):03d}.arrow"
-            report = made.index(part, options, target)
+            with recipe.naming(name):
+                report = made.index(part, options, target)
             if subset is not None:
                 report, target = _select(made, report, target, subset.groups.get(f"{name}/{part.split}", set()))
             found.append(Split(source=name, spec=spec, part=part, options=options, report=report, index=target))
@@ -202,7 +201,9 @@ def _finished(folder: Folder, plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_roles.Roles, seed: int) -> Job:
+def _job(
+    recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_roles.Roles, stored: Stored, seed: int
+) -> Job:
     indexes = {}
     for split in splits:
         where = str(split.index)
@@ -217,7 +218,8 @@ def _job(recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_r
         builders={split.key: split.spec.builder for split in splits},
         contexts={split.key: context_of(split, seed) for split in splits},
         indexes=indexes,
-        roles=(folder / split_roles.FILE).uri,
+        roles=(folder / stored.name).uri,
+        roles_sha256=stored.sha256,
         forbid=roles.forbid,
         prompts=recipe.prompts,
         seed=seed,
@@ -342,7 +344,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     _prepare(any(builder.brings_prompts(name) for name in job.builders.values()))
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
-    forbidden = split_roles.load_forbidden(job.roles, job.forbid)
+    forbidden = split_roles.load_forbidden(job.roles, job.roles_sha256, job.forbid)
     outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
     with out.staging(task.shard) as staged:
         writer = ShardWriter(staged)

@@ -148,6 +148,7 @@ def mix_table(
     ] = None,
 ) -> None:
     """Print how often an epoch draws from each source: n_d, f_d, r_d, effective share, epochs."""
+    from dataengine.errors import UserError
     from dataengine.store.commits import MANIFEST
     from dataengine.store.files import Folder
     from pipelines import mix
@@ -155,11 +156,16 @@ def mix_table(
 
     with _errors():
         if recipe not in recipes.shipped() and Folder(recipe).exists(MANIFEST):
+            if source or root is not None:
+                raise UserError(
+                    f"{recipe}: is a finished dataset, whose sources are counted; leave out --root and --source"
+                )
             typer.echo(str(mix.of_dataset(recipe)))
             return
         loaded = recipes.load(recipe)
         loaded = loaded if root is None else loaded.with_root(root)
-        typer.echo(str(mix.of_recipe(recipes.with_sources(loaded, source or []))))
+        loaded = recipes.with_sources(loaded, source or [])
+        typer.echo(str(mix.of_recipe(loaded, placed=root is not None or bool(source))))
 
 
 @synth.command("shapes")

@@ -45,9 +45,11 @@ def of_dataset(uri: str) -> Mixture:
     return Mixture(rows=tuple(mixing.Row(**row) for row in rows), counted="training samples of the dataset")
 
 
-def of_recipe(recipe: Recipe, progress: Progress = silent) -> Mixture:
+def of_recipe(recipe: Recipe, progress: Progress = silent, *, placed: bool = False) -> Mixture:
     """The table of a recipe: of its sources where one of them is there, else at their published sizes.
 
+    Args:
+        placed: somebody said where the sources are, so they must be there.
     Raises:
         MixError: the recipe has no rule, or no source is there and the size of one is not known.
         SourceError, OptionError: a source is there and another is not, or cannot be used.
@@ -56,7 +58,7 @@ def of_recipe(recipe: Recipe, progress: Progress = silent) -> Mixture:
 
     if recipe.mixing is None:
         raise MixError(f"recipe {recipe.name} has no mixing rule; add `mixing:` to it")
-    if any(_is_there(spec) for spec in recipe.sources.values()):
+    if placed or any(_is_there(spec) for spec in recipe.sources.values()):
         with tempfile.TemporaryDirectory(prefix="dataengine-mix-") as folder:
             sizes = dict.fromkeys(recipe.sources, 0)
             for split in build.index(recipe, Path(folder), progress, None):

@@ -57,7 +57,8 @@ class ShardTask:
 class Job:
     """What a worker needs besides its task. indexes: where each split's index stands, a path or URI.
 
-    roles: where the roles of all pictures stand. forbid: those that must not be trained on.
+    roles, roles_sha256: where the roles of all pictures stand, and the file's hash. forbid: those that must not be
+    trained on.
     """
 
     out: str
@@ -65,6 +66,7 @@ class Job:
     contexts: Mapping[str, Context]
     indexes: Mapping[str, str]
     roles: str
+    roles_sha256: str
     forbid: tuple[str, ...]
     prompts: PromptSpec | None
     seed: int

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,14 +12,33 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from dataengine import builder, mixing
+from dataengine.builder import OptionError, SourceError
 from dataengine.errors import UserError
 from dataengine.sample import Task
 from dataengine.store.files import Folder
 
 SHIPPED = Path(__file__).parent / "recipes"
 REGION_TASKS = ("vgdseg", "intseg")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Int = Annotated[int, Field(strict=True)]  # YAML's `yes` is no number
+Seed = Annotated[Int, Field(ge=0, lt=1 << 63)]
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+        raise ValueError(f"{value!r} is no name; 1 to 64 letters, digits and _ . - make one")
+    return value
+
+
+def _role(value: str) -> str:
+    source, _, split = value.partition("/")
+    try:
+        return f"{_name(source)}/{_name(split)}"
+    except ValueError:
+        raise ValueError(f"{value!r} is no role; write SOURCE/SPLIT, for example refcoco/val") from None
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Role = Annotated[str, AfterValidator(_role)]
 
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,7 +49,6 @@ def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_without_repeats)]
-Role = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}/[A-Za-z0-9_.-]{1,64}$")]
 Roles = Annotated[tuple[Role, ...], AfterValidator(_without_repeats)]
 Kinds = Annotated[
     tuple[Literal["point", "scribble", "box", "mask"], ...], Field(min_length=1), AfterValidator(_without_repeats)
@@ -37,6 +57,14 @@ Kinds = Annotated[
 
 class RecipeError(UserError):
     """A recipe that cannot be used; the message names the file and the field."""
+
+
+class _Misplaced(ValueError):
+    """Keys that do not go together. place: of the one to look at, as `sources.coco`."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class _Model(BaseModel):
@@ -57,7 +85,7 @@ class SourceSpec(_Model):
     files: dict[str, str] = {}
     splits: Names = ()
     options: dict[str, Any] = {}
-    expected: int | None = Field(default=None, ge=0)
+    expected: Int | None = Field(default=None, ge=0)
 
 
 class PromptSpec(_Model):
@@ -70,22 +98,22 @@ class PromptSpec(_Model):
 class ShardSpec(_Model):
     """images: how many pictures make one shard, which is one task."""
 
-    images: int = Field(default=500, ge=1, le=100_000)
+    images: Int = Field(default=500, ge=1, le=100_000)
 
 
 class BudgetSpec(_Model):
     """The job stops when more than `min_count` records, and more than `max_fraction` of all, are quarantined."""
 
     max_fraction: float = Field(default=0.01, ge=0, le=1)
-    min_count: int = Field(default=100, ge=0)
+    min_count: Int = Field(default=100, ge=0)
 
 
 class BalancedSpec(_Model):
     """See `mixing.Balanced`."""
 
     rule: Literal["balanced"]
-    threshold: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    mult: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    threshold: float = Field(default=0.1, ge=0, le=1e6)
+    mult: float = Field(default=1.0, gt=0, le=1e6)
 
     def to_rule(self) -> mixing.Rule:
         return mixing.Balanced(threshold=self.threshold, mult=self.mult)
@@ -96,7 +124,7 @@ class TemperatureSpec(_Model):
 
     rule: Literal["temperature"]
     temperature: float = Field(gt=0)
-    total: int | None = Field(default=None, ge=1)
+    total: Int | None = Field(default=None, ge=1)
 
     def to_rule(self) -> mixing.Rule:
         return mixing.Temperature(self.temperature, total=self.total)
@@ -107,13 +135,20 @@ class WeightsSpec(_Model):
 
     rule: Literal["weights"]
     weights: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
-    total: int | None = Field(default=None, ge=1)
+    total: Int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> WeightsSpec:
+        if not any(self.weights.values()):
+            raise _Misplaced("mixing.weights", "all weights are 0; nothing can be drawn")
+        return self
 
     def to_rule(self) -> mixing.Rule:
         return mixing.Weights(self.weights, total=self.total)
 
 
 MixSpec = Annotated[BalancedSpec | TemperatureSpec | WeightsSpec, Field(discriminator="rule")]
+RULES: dict[str, type[BaseModel]] = {"balanced": BalancedSpec, "temperature": TemperatureSpec, "weights": WeightsSpec}
 
 
 class Recipe(_Model):
@@ -144,26 +179,41 @@ class Recipe(_Model):
         shown = sorted(name for name, spec in self.sources.items() if spec.task in REGION_TASKS)
         shown = [name for name in shown if not builder.brings_prompts(self.sources[name].builder)]
         if shown:
-            raise ValueError(f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe")
+            message = f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe"
+            raise _Misplaced(f"sources.{shown[0]}", message)
         return self
 
     @model_validator(mode="after")
     def _names_are_one_source(self) -> Recipe:
         both = sorted(set(self.sources) & set(self.held_out))
         if both:
-            raise ValueError(f"source {both[0]} is named in sources and in held_out; once is enough")
+            message = f"source {both[0]} is named in sources and in held_out; once is enough"
+            raise _Misplaced(f"held_out.{both[0]}", message)
         unknown = [role for role in self.forbid or () if role.partition("/")[0] not in self.sources | self.held_out]
         if unknown:
-            raise ValueError(f"forbid: {unknown[0]} is of no source of this recipe; add it to held_out")
+            raise _Misplaced("forbid", f"{unknown[0]} is of no source of this recipe; add it to held_out")
         if isinstance(self.mixing, WeightsSpec) and set(self.mixing.weights) != set(self.sources):
             odd = min(set(self.mixing.weights) ^ set(self.sources))
-            raise ValueError(f"mixing: weights must name each source once; {odd} is in only one of the two")
+            message = f"weights must name each source once; {odd} is in only one of the two"
+            raise _Misplaced("mixing.weights", message)
         return self
 
     def place(self, source: str) -> str:
         """Where the recipe says what a source is, for messages: `FILE, line N, source NAME`."""
         where = self._lines.get(f"sources.{source}") or self._lines.get(f"held_out.{source}") or f"recipe {self.name}"
         return f"{where}, source {source}"
+
+    @contextmanager
+    def naming(self, source: str) -> Iterator[None]:
+        """Errors of a source that cannot be used say where the recipe names it, and how to say where it is."""
+        try:
+            yield
+        except (SourceError, OptionError) as error:
+            spec = (self.sources | self.held_out)[source]
+            hint = ""
+            if isinstance(error, SourceError) and spec.root is not None and not Folder(spec.root).exists():
+                hint = f" (there is no {spec.root}: say where it is by --root DIR or --source {source}=PATH)"
+            raise type(error)(f"{self.place(source)}: {error}{hint}") from None
 
     def with_paths(self, change: Callable[[str], str]) -> Recipe:
         """The same recipe with every path of a source changed."""
@@ -207,7 +257,7 @@ def load(name: str) -> Recipe:
     try:
         text = path.read_text()
         data = yaml.safe_load(text)
-        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader), name)
     except OSError:
         raise RecipeError(
             f"{name}: no recipe of that name and no such file; recipes that ship with the package: "
@@ -215,28 +265,69 @@ def load(name: str) -> Recipe:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: not a YAML file: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{name}: something in it holds itself, or is nested too deep") from None
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, problem = _first_of(error)
         line = next((lines[key] for key in _outwards(where) if key in lines), 1)
-        problem = first["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{name}, line {line}: {where or 'the top level'}: {problem}") from None
     recipe._lines = {key: f"{name}, line {line}" for key, line in lines.items()}
     return recipe
 
 
-def _lines_of(node: yaml.Node | None, key: str = "", line: int = 1) -> dict[str, int]:
-    """Line of each key of a YAML document, by its place (`sources.coco.task`)."""
+def _first_of(error: ValidationError) -> tuple[str, str]:
+    """Where the first thing that is wrong with a recipe stands (`sources.coco.task`), and what it is."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if part != "[key]"]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, _Misplaced):
+        return raised.place, str(raised)
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        problem = f"there is no such key; there are {', '.join(_model_at(loc[:-1]).model_fields)}"
+    elif first["type"] == "tuple_type":
+        problem = f"a list is needed, such as [{first['input']}]"
+    elif first["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        problem = "keys with values are needed here"
+    elif first["type"] == "union_tag_not_found":
+        problem = f"`rule:` is missing; there are {', '.join(RULES)}"
+    elif first["type"] == "union_tag_invalid":
+        problem = f"there is no rule {first['ctx']['tag']!r}; there are {', '.join(RULES)}"
+    if loc[:1] == ["mixing"] and loc[1:2] and loc[1] in RULES:  # the rule is no key
+        del loc[1]
+    return ".".join(loc), problem
+
+
+def _model_at(loc: list[str]) -> type[BaseModel]:
+    """The model whose keys stand at a place of a recipe."""
+    models: dict[str, type[BaseModel]] = {"prompts": PromptSpec, "shard": ShardSpec, "budget": BudgetSpec}
+    if not loc:
+        return Recipe
+    if loc[0] == "mixing":
+        return RULES[loc[1]]
+    return models.get(loc[0], SourceSpec)
+
+
+def _lines_of(node: yaml.Node | None, file: str, key: str = "", line: int = 1) -> dict[str, int]:
+    """Line of each key of a YAML document, by its place (`sources.coco.task`).
+
+    Raises:
+        RecipeError: a key is given twice, of which YAML would forget the first.
+    """
     found = {key: line}
     if isinstance(node, yaml.MappingNode):
+        seen = set()
         for name, value in node.value:
             place = f"{key}.{name.value}" if key else str(name.value)
-            found |= _lines_of(value, place, name.start_mark.line + 1)
+            if place in seen:
+                raise RecipeError(f"{file}, line {name.start_mark.line + 1}: {place}: is given twice")
+            seen.add(place)
+            found |= _lines_of(value, file, place, name.start_mark.line + 1)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            found |= _lines_of(value, f"{key}.{number}", value.start_mark.line + 1)
+            found |= _lines_of(value, file, f"{key}.{number}", value.start_mark.line + 1)
     return found
 
 

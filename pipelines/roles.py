@@ -54,25 +54,37 @@ def is_training(split: str) -> bool:
 def find(recipe: Recipe) -> Found:
     """The held-out splits whose pictures a recipe forbids.
 
+    These are the roles in `forbid`; without it, of each source the splits that its builder holds out, and of those in
+    `held_out` that say `splits` these.
+
     Raises:
         SourceError, OptionError: a role that the recipe names is not there.
     """
     parts, missing = [], dict[str, str]()
     for name, spec in sorted((recipe.sources | recipe.held_out).items()):
-        made = builder.load(spec.builder)
-        named = [role.partition("/")[2] for role in recipe.forbid or () if role.partition("/")[0] == name]
-        wanted = [split for split in made.HELD_OUT if not is_training(split)] if recipe.forbid is None else named
-        options = made.parse_options(spec.task, spec.options)
-        for split in wanted:
+        with recipe.naming(name):
+            made = builder.load(spec.builder)
+            options = made.parse_options(spec.task, spec.options)
+        named = _named(recipe, name)
+        for split in made.HELD_OUT if named is None else named:
             role = f"{name}/{split}"
             try:
                 parts.append(HeldOut(role=role, spec=spec, part=_located(made, spec, split, options)))
             except (SourceError, OptionError) as error:
-                if recipe.forbid is not None:
-                    raise type(error)(f"{recipe.place(name)}: forbid {role}: {error}") from None
+                if named is not None:
+                    with recipe.naming(name):
+                        key = "held_out" if recipe.forbid is None else "forbid"
+                        raise type(error)(f"{key} {role}: {error}") from None
                 if name in recipe.held_out:  # a source of its own need not have every split that it could have
                     missing[role] = str(error)
     return Found(parts=tuple(parts), missing=missing)
+
+
+def _named(recipe: Recipe, source: str) -> Sequence[str] | None:
+    """The splits of a source that the recipe itself names as held out; None where that is left to the builder."""
+    if recipe.forbid is not None:
+        return [role.partition("/")[2] for role in recipe.forbid if role.partition("/")[0] == source]
+    return recipe.held_out[source].splits or None if source in recipe.held_out else None
 
 
 def _located(made: builder.Builder, spec: SourceSpec, split: str, options: Any) -> Part:
@@ -122,22 +134,34 @@ def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, prog
     for number, held_out in enumerate(found.parts):
         if held_out.role not in built:
             progress.say(f"indexing {held_out.role}, which must not be trained on")
-            pairs[held_out.role] = _held_out_keys(held_out, place / f"held-out-{number:03d}.arrow", seed)
+            pairs[held_out.role] = _held_out_keys(recipe, held_out, place / f"held-out-{number:03d}.arrow", seed)
     target = place / FILE
     _write(pairs, target)
     forbid = tuple(sorted(held_out.role for held_out in found.parts))
     with target.open("rb") as file:
         forbidden = forbidden_in(file, forbid)
-    for role, message in found.missing.items():
-        progress.say(f"not held out: {role} is not there ({message})")
+    for line in _unfound(recipe, found):
+        progress.say(line)
     return Roles(file=target, forbid=forbid, forbidden=forbidden, missing=found.missing)
 
 
-def _held_out_keys(held_out: HeldOut, target: Path, seed: int) -> Iterator[str]:
+def _unfound(recipe: Recipe, found: Found) -> Iterator[str]:
+    """A line for each held-out source that lacks a split which its builder would hold out."""
+    for name in sorted(recipe.held_out):
+        there = [part.part.split for part in found.parts if part.role.startswith(f"{name}/")]
+        absent = {role.partition("/")[2]: why for role, why in found.missing.items() if role.startswith(f"{name}/")}
+        if absent and there:
+            yield f"held out of {name}: {', '.join(there)}; it has no {', '.join(absent)}"
+        elif absent:
+            yield f"nothing is held out of {name}: {next(iter(absent.values()))}"
+
+
+def _held_out_keys(recipe: Recipe, held_out: HeldOut, target: Path, seed: int) -> Iterator[str]:
     spec = held_out.spec
-    made = builder.load(spec.builder)
-    options = made.parse_options(spec.task, spec.options)
-    report = made.index(held_out.part, options, target)
+    with recipe.naming(held_out.role.partition("/")[0]):
+        made = builder.load(spec.builder)
+        options = made.parse_options(spec.task, spec.options)
+        report = made.index(held_out.part, options, target)
     yield from _keys(spec, held_out.part, options, report, target, held_out.role, seed)
     target.unlink()
 
@@ -218,8 +242,12 @@ def _with_any(batch: pa.RecordBatch, wanted: set[str]) -> pa.RecordBatch:
 
 
 @lru_cache(maxsize=4)
-def load_forbidden(uri: str, roles: tuple[str, ...]) -> Forbidden:
-    """The same, of a file by path or URI; read once in a process."""
+def load_forbidden(uri: str, sha256: str, roles: tuple[str, ...]) -> Forbidden:
+    """The same, of a file by path or URI; read once in a process.
+
+    Args:
+        sha256: of the file; another one may stand there when a process builds there again.
+    """
     if not roles:
         return Forbidden(roles={}, pictures={})
     with Folder(uri).open() as file:

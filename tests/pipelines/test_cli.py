@@ -212,9 +212,12 @@ def test_one_split_is_built(call, tmp_path, coco_tree):
     ("text", "message"),
     [
         ("name: a", "sources: Field required"),
-        ("[]", "the top level: Input should be a valid dictionary"),
+        ("[]", "the top level: keys with values are needed"),
         ("name: [", "not a YAML file"),
-        ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, shards: 3}", "shards: Extra inputs"),
+        (
+            "{name: a, sources: {s: {builder: coco, task: vgdseg}}, shards: 3}",
+            "shards: there is no such key; there are name, .*, shard,",
+        ),
         ("{name: a, sources: {s: {builder: coco, task: paint}}}", "sources.s.task"),
         ("{name: a, sources: {'../s': {builder: coco, task: vgdseg}}}", "sources"),
         ("{name: a, sources: {s: {builder: coco, task: vgdseg}}, prompts: {profile: best}}", "prompts.profile"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from dataengine.store.dataset import open_dataset, validate
 from pipelines import build, detect, mix, recipe
 from pipelines.build import Settings
 from pipelines.cli import app
+from pipelines.progress import Console
 from pipelines.recipe import RecipeError
 from pipelines.world_published import LAYOUTS, write_published
 
@@ -154,6 +157,47 @@ def test_held_out_sources_that_are_not_there_are_said(published, tmp_path):
         run(asked.model_copy(), tmp_path / "other")
 
 
+def test_splits_of_a_held_out_source_that_are_not_there_are_one_line(published, tmp_path):
+    loaded = recipe.load("xsam-s1").with_root(str(published))
+    refs = recipe.SourceSpec(builder="refcoco", task="refseg", root=str(published / "refer"))
+    gone = refs.model_copy(update={"root": str(tmp_path / "nowhere")})
+    said = io.StringIO()
+    held_out = {"refs": refs, "gone": gone}
+    build.run(loaded.model_copy(update={"held_out": held_out}), str(tmp_path / "out"), Settings(), Console(said))
+    about = [line for line in said.getvalue().splitlines() if "held out" in line]
+    assert about[0].startswith("nothing is held out of gone: ")
+    assert about[1:] == ["held out of refs: val, testA, testB; it has no test"]  # which is RefCOCOg's
+
+
+def test_a_held_out_source_may_say_which_splits(published, tmp_path):
+    loaded = recipe.load("xsam-s1").with_root(str(published))
+    refs = recipe.SourceSpec(builder="refcoco", task="refseg", root=str(published / "refer"), splits=("testA",))
+    manifest = run(loaded.model_copy(update={"held_out": {"refs": refs}}), tmp_path / "out")
+    assert set(manifest["forbidden"]["roles"]) == {"coco_panoptic/val2017", "refs/testA"}
+    wrong = {"refs": refs.model_copy(update={"splits": ("tset",)})}
+    with pytest.raises(builder.SourceError, match=r"source refs: held_out refs/tset: .*; there are train, val, testA"):
+        run(loaded.model_copy(update={"held_out": wrong}), tmp_path / "other")
+
+
+def test_a_process_that_builds_at_one_place_twice_forbids_what_is_there_now(published, tmp_path):
+    loaded = recipe.load("xsam-s1").with_root(str(tmp_path / "data"))
+    for name in ("coco", "refer"):
+        shutil.copytree(published / name, tmp_path / "data" / name)
+    refs = recipe.SourceSpec(builder="refcoco", task="refseg", root=str(tmp_path / "data" / "refer"))
+    loaded = loaded.model_copy(update={"held_out": {"refs": refs}, "forbid": ("refs/val",)})
+    before = run(loaded, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    pickles = tmp_path / "data" / "refer" / "refcoco" / "refs(unc).p"
+    refs_now = pickle.loads(pickles.read_bytes(), encoding="latin1")
+    for ref in refs_now:  # every picture is in val
+        ref["split"] = "val"
+    pickles.write_bytes(pickle.dumps(refs_now, protocol=2))
+    now = run(loaded, tmp_path / "out")
+    shown = {s.image_key for s in open_dataset(str(tmp_path / "out")).samples()}
+    assert not shown & {f"coco/{ref['image_id']:012d}" for ref in refs_now}
+    assert now["counts"]["samples"] < before["counts"]["samples"]
+
+
 def test_evaluation_splits_keep_their_pictures(published, tmp_path):
     text = (
         f"name: a\nsources:\n  refs: {{builder: refcoco, task: refseg, root: {published / 'refer'}, splits: [val]}}\n"
@@ -172,24 +216,50 @@ def test_evaluation_splits_keep_their_pictures(published, tmp_path):
     [
         (
             "name: a\nsources:\n  s: {builder: coco, task: genseg}\nforbid: [x/val]\n",
-            "line 1: the top level: forbid: x/val",
+            "line 4: forbid: x/val is of no source of this recipe",
         ),
         (
             "name: a\nsources:\n  s:\n    builder: coco\n    task: genseg\n    tusk: a\n",
-            "line 6: sources.s.tusk: Extra",
+            "line 6: sources.s.tusk: there is no such key; there are builder, task, root,",
         ),
-        ("name: a\nsources:\n  s:\n    builder: coco\n    task: genseg\n    splits: 5\n", "line 6: sources.s.splits"),
+        (
+            "name: a\nsources:\n  s:\n    builder: coco\n    task: genseg\n    splits: 5\n",
+            "line 6: sources.s.splits: a list is needed, such as [5]",
+        ),
         (
             "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: even}\n",
-            "line 4: mixing: Input tag 'even'",
+            "line 4: mixing: there is no rule 'even'; there are balanced, temperature, weights",
         ),
         (
             "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: weights, weights: {t: 1}}\n",
-            "weights must name each source once; s is in only one",
+            "line 4: mixing.weights: weights must name each source once; s is in only one",
         ),
         (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing: {rule: weights, weights: {s: 0}}\n",
+            "line 4: mixing.weights: all weights are 0",
+        ),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nmixing:\n  rule: balanced\n  treshold: 1\n",
+            "line 6: mixing.treshold: there is no such key; there are rule, threshold, mult",
+        ),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\n  t: {builder: coco, task: vgdseg}\n",
+            "line 4: sources.t: source t needs visual prompts",
+        ),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\n  s: {builder: coco, task: chat}\n",
+            "line 4: sources.s: is given twice",
+        ),
+        ("name: a\nsources:\n  s t: {builder: coco, task: genseg}\n", "line 3: sources.s t: 's t' is no name"),
+        (
+            "name: a\nsources:\n  s: {builder: coco, task: genseg}\nforbid: [val]\n",
+            "line 4: forbid.0: 'val' is no role",
+        ),
+        ("name: a\nsources:\n  s: {builder: coco, task: genseg}\nseed: yes\n", "line 4: seed: "),
+        ("name: a\nsources: &s\n  s: *s\n", "mine.yaml: something in it holds itself"),
+        (
             "name: a\nsources:\n  s: {builder: coco, task: genseg}\nheld_out:\n  s: {builder: coco, task: genseg}\n",
-            "source s is named in sources and in held_out",
+            "line 5: held_out.s: source s is named in sources and in held_out",
         ),
     ],
 )
@@ -209,7 +279,11 @@ def test_mistakes_in_recipes_name_the_line(tmp_path, text, message):
             "{builder: refcoco, task: refseg, options: {datasat: x}}",
             "line 3, source s: refcoco has no option 'datasat'",
         ),
-        ("{builder: rocooc, task: refseg}", "there is no builder 'rocooc'"),
+        ("{builder: rocooc, task: refseg}", "line 3, source s: there is no builder 'rocooc'"),
+        (
+            "{builder: coco, task: genseg, root: /nowhere}",
+            r"there is no /nowhere: say where it is by --root DIR or --source s=PATH",
+        ),
     ],
 )
 def test_missing_files_and_wrong_options_name_the_line(tmp_path, source, message):
@@ -248,6 +322,10 @@ def test_mix_prints_published_sizes_sources_and_datasets(stage3, published, monk
     assert "training samples of the dataset" in built.stdout
     rows = {line.split()[0]: line.split()[1] for line in built.stdout.splitlines()[1:-2]}
     assert rows == {row["name"]: str(row["num_samples"]) for row in open_dataset(str(stage3)).manifest["mixing"]}
+    nowhere = call("mix", "xsam-s3", "--root", tmp_path / "nowhere")  # not the published sizes
+    assert nowhere.exit_code == 1
+    assert "nowhere/coco" in nowhere.stderr
+    assert "whose sources are counted" in call("mix", stage3, "--root", published).stderr
     assert call("mix", "vgd").stderr.startswith("error: recipe vgd has no mixing rule")
 
 
