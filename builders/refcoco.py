@@ -61,6 +61,7 @@ SPLITS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("refclef", "unc"): ("train", "val", "testA", "testB", "testC"),
     ("refclef", "berkeley"): ("train", "val", "test"),
 }
+FOLDERS = ("refcoco", "refcoco+", "refcocop", "refcocog", "refclef")
 EDITIONS = tuple({"dataset": dataset} for dataset in ("refcoco", "refcoco+", "refcocog", "refclef"))
 IMAGES = (
     "train2014",
@@ -109,12 +110,18 @@ def parse_options(task: str, options: Mapping[str, Any]) -> Options:
 
 
 def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], options: Options) -> list[Part]:
-    """See `Builder.locate`. Roles: `refs`, `instances`, `images`. The root holds the dataset's folder, or is it."""
+    """See `Builder.locate`. Roles: `refs`, `instances`, `images`. The root holds the dataset's folder, or is it.
+
+    A root with the name of another dataset is not this one's: their files have the same names.
+    """
     roles = ("refs", "instances", "images")
     places.check_roles(NAME, files, roles)
     name = f"{options.dataset} by {options.author}"
     pickle = f"refs({options.author}).p"
-    folders = [options.dataset] + (["refcocop"] if options.dataset == "refcoco+" else []) + [""]
+    own = [options.dataset] + (["refcocop"] if options.dataset == "refcoco+" else [])
+    called = (root or "").rstrip("/").rpartition("/")[2]
+    of_another = called not in own and called in FOLDERS
+    folders = own if of_another else [*own, ""]
     if root is not None and not set(files) >= {"refs", "instances"}:
         inside = [folder for folder in folders if (Folder(root) / folder if folder else Folder(root)).exists(pickle)]
         folders = inside[:1] or folders

@@ -112,17 +112,19 @@ def _sources(made: builder.Builder, root: Path) -> Iterator[Source]:
     """What a builder finds below a root: one source for each of its editions that is there."""
     editions: tuple[dict[str, Any], ...] = getattr(made, "EDITIONS", ({},))
     missing: list[tuple[dict[str, Any], str]] = []
-    complete = False
+    read: list[set[str]] = []
     for options in editions:
-        tasks, splits, problem = _readable(made, root, options)
+        tasks, splits, files, problem = _readable(made, root, options)
+        if tasks and files in read:  # an edition that is told by its option alone; the first one stands for it
+            continue
         if tasks:
-            complete = True
+            read.append(files)
             yield Source(
                 builder=made.NAME, title=made.ABOUT.title, root=root, tasks=tasks, splits=splits, options=dict(options)
             )
         elif problem is not None:
             missing.append((options, problem))
-    if not complete and missing:
+    if not read and missing:
         options, problem = missing[0]
         yield Source(
             builder=made.NAME,
@@ -137,9 +139,9 @@ def _sources(made: builder.Builder, root: Path) -> Iterator[Source]:
 
 def _readable(
     made: builder.Builder, root: Path, options: dict[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
-    """Tasks that can be built with these options, the splits there are, and what is missing where none can."""
-    tasks, splits, problem = [], list[str](), None
+) -> tuple[tuple[str, ...], tuple[str, ...], set[str], str | None]:
+    """Tasks that can be built with these options, the splits and files there are, what is missing where none can."""
+    tasks, splits, files, problem = [], list[str](), set[str](), None
     for task in made.TASKS:
         try:
             parsed = made.parse_options(task, options)
@@ -149,7 +151,8 @@ def _readable(
             continue
         tasks.append(task)
         splits += [part.split for part in parts if part.split not in splits]
-    return tuple(tasks), tuple(splits), problem
+        files.update(path for part in parts for path in part.files.values())
+    return tuple(tasks), tuple(splits), files, problem
 
 
 def _without_inner(found: list[Source]) -> list[Source]:
