@@ -147,6 +147,9 @@ class License:
     name: str | None = _column("string", "name", default=None)
     url: str | None = _column("string", "URL", default=None)
 
+    def __str__(self) -> str:
+        return self.name or self.url or "not stated"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:

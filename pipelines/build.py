@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -318,19 +319,18 @@ class Written:
     rows: int = 0
     objects: int = 0
     logical_hash: str | None = None
-    tasks: dict[str, int] | None = None
-    prompts: dict[str, int] | None = None
+    tasks: Counter[str] = field(default_factory=Counter)
+    licenses: Counter[str] = field(default_factory=Counter)
+    prompts: Counter[str] = field(default_factory=Counter)
 
     def add(self, sample: Sample) -> None:
         self.rows += 1
         self.objects += len(sample.objects)
-        self.tasks = self.tasks or {}
-        self.tasks[sample.task] = self.tasks.get(sample.task, 0) + 1
-        self.prompts = self.prompts or {}
+        self.tasks[sample.task] += 1
+        self.licenses[str(sample.license)] += 1
         for thing in sample.objects:
             for prompt in thing.prompts:
-                key = f"{prompt.kind}/{prompt.status}"
-                self.prompts[key] = self.prompts.get(key, 0) + 1
+                self.prompts[f"{prompt.kind}/{prompt.status}"] += 1
 
 
 def build_task(job: Job, task: ShardTask) -> Commit:
@@ -415,9 +415,10 @@ def _commit(
         shard=shard,
         logical_hash=written.logical_hash if written.rows else None,
         quarantine=refused,
-        tasks=written.tasks or {},
+        tasks=written.tasks,
+        licenses=written.licenses,
         objects=written.objects,
-        prompts=written.prompts or {},
+        prompts=written.prompts,
         account=account,
     )
     fault_point("commit")

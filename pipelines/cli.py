@@ -378,6 +378,9 @@ def summary(out: str, manifest: dict[str, Any]) -> str:
     forbidden = [f"{role} ({number} pictures)" for role, number in manifest["forbidden"]["roles"].items()]
     if forbidden:
         lines.append(f"  not trained on: {', '.join(forbidden)}")
+    licenses = [f"{name} ({number} samples)" for name, number in counts["licenses"].items()]
+    if licenses:
+        lines.append(f"  licences of the pictures: {', '.join(licenses)}")
     if manifest.get("mixing"):
         from dataengine import mixing
 

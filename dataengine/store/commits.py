@@ -30,7 +30,8 @@ class DatasetError(UserError):
 class Commit:
     """The record of one finished task.
 
-    shard: null where the task has no rows. tasks: samples by task. logical_hash: of the shard's values.
+    shard: null where the task has no rows. tasks, licenses: samples by task, and by licence. logical_hash: of the
+    shard's values.
     """
 
     task_id: str
@@ -43,6 +44,7 @@ class Commit:
     logical_hash: str | None
     quarantine: Stored | None
     tasks: dict[str, int]
+    licenses: dict[str, int]
     objects: int
     prompts: dict[str, int]
     account: Account
@@ -62,6 +64,7 @@ class Commit:
             "logical_hash": self.logical_hash,
             "quarantine": _stored(self.quarantine),
             "tasks": dict(sorted(self.tasks.items())),
+            "licenses": dict(sorted(self.licenses.items())),
             "objects": self.objects,
             "prompts": dict(sorted(self.prompts.items())),
             "account": self.account.as_dict(),
@@ -162,6 +165,7 @@ def write_manifest(out: Folder, facts: dict[str, Any], commits: Iterable[Commit]
             "samples": sum(c.rows for c in done),
             "objects": sum(c.objects for c in done),
             "tasks": _sum(c.tasks for c in done),
+            "licenses": _sum(c.licenses for c in done),
             "prompts": _sum(c.prompts for c in done),
             "records": total.as_dict(),
             "by_source": {s: {p: a.as_dict() for p, a in splits.items()} for s, splits in by_source.items()},

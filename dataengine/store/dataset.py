@@ -221,6 +221,7 @@ def _check_counts(dataset: Dataset, counts: dict[str, int], findings: Findings) 
     stated = dataset.manifest["counts"]
     expected = {"samples": stated["samples"], "objects": stated["objects"]}
     expected |= {f"task {task}": number for task, number in stated["tasks"].items()}
+    expected |= {f"licence {name}": number for name, number in stated["licenses"].items()}
     expected |= {f"prompt {kind}": number for kind, number in stated["prompts"].items()}
     for key in sorted({*expected, *counts}):
         if expected.get(key, 0) != counts.get(key, 0):
@@ -353,7 +354,7 @@ def picture_of(image: Image) -> bytes:
 
 
 def _count(sample: Sample, counts: dict[str, int]) -> None:
-    keys = ["samples", f"task {sample.task}"]
+    keys = ["samples", f"task {sample.task}", f"licence {sample.license}"]
     keys += [f"prompt {p.kind}/{p.status}" for thing in sample.objects for p in thing.prompts]
     for key in keys:
         counts[key] = counts.get(key, 0) + 1

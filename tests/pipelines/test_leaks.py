@@ -85,7 +85,8 @@ def make(tmp_path) -> Callable[..., str]:
                 shard = out.publish(staged, f"shards/{number}.parquet")
             done.append(
                 Commit(task_id=f"t{number}", source=source, split=split, start=0, stop=1, rows=len(held), shard=shard,
-                       logical_hash=digest, quarantine=None, tasks={}, objects=0, prompts={}, account=Account())
+                       logical_hash=digest, quarantine=None, tasks={}, licenses={}, objects=0,
+                       prompts={}, account=Account())
             )  # fmt: skip
         commits.write_manifest(out, {}, done)
         return out.uri

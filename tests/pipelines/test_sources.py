@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from dataengine import builder
 from dataengine.store.dataset import open_dataset, validate
 from pipelines import build, detect, mix, recipe
 from pipelines.build import Settings
-from pipelines.cli import app
+from pipelines.cli import app, summary
 from pipelines.progress import Console
 from pipelines.recipe import RecipeError
 from pipelines.world_published import LAYOUTS, write_published
@@ -52,6 +53,10 @@ def test_stage_three_is_the_published_mixture_with_its_table(stage3):
     manifest = open_dataset(str(stage3)).manifest
     assert validate(str(stage3)).problems == []
     assert len(manifest["sources"]) == 11
+    licenses = Counter(str(sample.license) for sample in open_dataset(str(stage3)).samples())
+    assert manifest["counts"]["licenses"] == licenses
+    assert len(licenses) > 1
+    assert all(f"{name} ({number} samples)" in summary("x", manifest) for name, number in licenses.items())
     assert set(manifest["counts"]["tasks"]) == {"chat", "gcgseg", "genseg", "reaseg", "refseg", "vgdseg"}
     sizes = {row["name"]: row["num_samples"] for row in manifest["mixing"]}
     counted: dict[str, int] = {}
@@ -374,6 +379,22 @@ def test_every_source_of_the_tree_is_found_once(published):
 )
 def test_a_file_says_what_source_it_is_of(published, file, name):
     assert name in {source.builder for source in detect.detect(str(published / file))}
+
+
+@pytest.mark.parametrize(
+    ("called", "dataset"),
+    [
+        pytest.param("refcoco+", "refcoco+", id="by the folder's name"),
+        pytest.param("refcocop", "refcoco+", id="by the name X-SAM links it by"),
+        pytest.param("mine", "refcoco", id="the first of those that it may be"),
+    ],
+)
+def test_a_folder_of_refs_is_one_dataset(published, tmp_path, called, dataset):
+    folder = tmp_path / "refer" / called
+    shutil.copytree(published / "refer" / "refcoco+", folder)
+    shutil.copytree(published / "coco2014", tmp_path / "coco2014")
+    for place in (folder, tmp_path):
+        assert [s.options for s in detect.detect(str(place)) if s.missing is None] == [{"dataset": dataset}]
 
 
 def test_what_is_missing_is_said(published, tmp_path):

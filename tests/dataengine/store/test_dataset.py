@@ -76,6 +76,7 @@ def dataset(out: Folder, *numbers: list[int]) -> Folder:
             logical_hash=digest,
             quarantine=refused,
             tasks={"chat": len(inside)},
+            licenses={"not stated": len(inside)},
             objects=0,
             prompts={},
             account=account,
