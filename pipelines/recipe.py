@@ -76,7 +76,7 @@ class SourceSpec(_Model):
 
     root: folder of the published layout. files: paths by role, for trees that are not laid out as published; they win.
     splits: the wanted ones; none means all there are. options: the builder's own. expected: how many training records
-    the published source has, for a mixing table without data.
+    the published source has, without those that the options filter, for a mixing table without data.
     """
 
     builder: Name

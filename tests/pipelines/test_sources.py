@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from dataengine import builder
 from dataengine.store.dataset import open_dataset, validate
-from pipelines import build, detect, mix, recipe
+from pipelines import build, detect, mix, recipe, roles
 from pipelines.build import Settings
 from pipelines.cli import app, summary
 from pipelines.progress import Console
@@ -77,6 +77,24 @@ def test_every_mixture_builds_from_the_published_layouts(published, tmp_path, na
     assert manifest["counts"]["samples"] > 0
     assert all(any(s["source"] == source for s in manifest["shards"]) for source in recipe.load(name).sources)
     assert validate(str(tmp_path / "out")).problems == []
+
+
+@pytest.mark.parametrize("name", ["xsam-s1", "xsam-s3", "psalm", "gcg"])
+def test_mixtures_hold_out_every_benchmark(published, name):
+    found = roles.find(recipe.load(name).with_root(str(published)))
+    held_out: dict[str, set[str]] = {}
+    for part in found.parts:
+        dataset = part.spec.options.get("dataset", part.spec.builder)
+        held_out.setdefault(dataset, set()).add(part.part.split)
+    assert held_out == {
+        "refcoco": {"val", "testA", "testB"},
+        "refcoco+": {"val", "testA", "testB"},
+        "refcocog": {"val", "test"},
+        "grefcoco": {"val", "testA", "testB"},
+        "reasonseg": {"val", "test"},
+        "grandf": {"val", "test"},
+        "coco": {"val2017"},  # the VGD benchmark's
+    } | ({"coco_interactive": {"val"}} if name == "psalm" else {})
 
 
 def test_the_same_mixture_gives_the_same_bytes(stage3, published, tmp_path):
@@ -318,8 +336,8 @@ def test_mix_prints_published_sizes_sources_and_datasets(stage3, published, monk
     monkeypatch.chdir(tmp_path)
     known = call("mix", "xsam-s3")
     assert known.exit_code == 0
-    # 239 of 1,170,975 records: sqrt(0.1 / (239 / 1170975)) = 22.135
-    assert any(line.split()[:2] == ["reasonseg", "239"] and "22.135" in line for line in known.stdout.splitlines())
+    # 239 of 1,170,975 - 40,688 records (LLaVA's are without text alone): sqrt(0.1 / (239 / 1130287)) = 21.747
+    assert any(line.split()[:2] == ["reasonseg", "239"] and "21.747" in line for line in known.stdout.splitlines())
     assert "records of the published sources" in known.stdout
     there = call("mix", "xsam-s3", "--root", published)
     assert "pictures or records of the sources" in there.stdout
