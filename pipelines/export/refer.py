@@ -1,5 +1,6 @@
 """The refer family: `refs(unc).p` and `instances.json` in a folder a source; gRefCOCO's form for grefseg.
 
+A folder has the name of the dataset that the source was, as X-SAM's loader calls it, else the source's.
 The pickle (protocol 2) holds lists, dicts, text and whole numbers, nothing else; it is written ref by ref.
 """
 
@@ -17,11 +18,12 @@ from pipelines.export.output import LeftOut, Output, safe_name
 HEAD = b"\x80\x02]"  # protocol 2, an empty list; each ref is appended to it
 APPEND, STOP = b"a", b"."
 BY = {"refcocog": "umd"}  # who split the dataset, as in the published file's name
+CALLED = {"refcoco+": "refcocop"}
 NO_TARGET = -1
 
 
 class Refer:
-    """folder: of a source's files; `{source}` becomes its name. pictures: their folder."""
+    """folder: of a source's files; `{source}` becomes its dataset's name. pictures: their folder."""
 
     def __init__(self, output: Output, folder: str, pictures: str) -> None:
         self._output, self._folder, self._pictures = output, folder, pictures
@@ -54,14 +56,23 @@ class Refer:
             files.ref(first, image_id, [(files.object(*things[n], image_id), things[n][1]) for n in names], texts)
 
     def finish(self) -> None:
+        datasets = _datasets(self._output.manifest, list(self._files))
         for source, files in self._files.items():
-            by = BY.get(source, "unc")
+            by = BY.get(datasets[source], "unc")
+            called = CALLED.get(datasets[source], datasets[source])
             files.save(
                 *(
-                    self._output.place(f"{self._folder}/{name}", (source, ""), several=False)
+                    self._output.place(f"{self._folder}/{name}", (called, ""), several=False)
                     for name in (f"refs({by}).p", "instances.json")
                 )
             )
+
+
+def _datasets(manifest: dict[str, Any], sources: Sequence[str]) -> dict[str, str]:
+    """The dataset that each source was; the sources' own names where two would have one."""
+    options = {key.partition("/")[0]: entry.get("options", {}) for key, entry in manifest["sources"].items()}
+    found = {source: str(options.get(source, {}).get("dataset", source)) for source in sources}
+    return found if len(set(found.values())) == len(found) else {source: source for source in sources}
 
 
 class _Files:

@@ -360,6 +360,16 @@ def test_mixes_without_known_sizes_say_so(tmp_path, monkeypatch):
         mix.of_recipe(recipe.load("a.yaml"))
 
 
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mixture_in_xsams_layout_is_found_again(stage3, tmp_path):
+    assert call("export", stage3, "--to", "xsam", "--out", tmp_path / "x", "--pictures", "none").exit_code == 0
+    folder = tmp_path / "x" / "img_refseg" / "refcocos"  # names of X-SAM's recipes, not of ours (`refcoco_plus`)
+    assert {path.name for path in folder.iterdir()} == {"refcoco", "refcocop", "refcocog"}
+    assert (folder / "refcocog" / "refs(umd).p").is_file()
+
+
 # --- detect ----------------------------------------------------------------------------------------------------------
 
 
