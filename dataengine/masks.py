@@ -46,7 +46,7 @@ class Crop:
 
 @cache
 def _backend() -> Any:
-    """The module that has encode, decode, merge, iou, frPyObjects, with pycocotools' signatures."""
+    """The module that has encode, decode, merge, iou, with pycocotools' signatures."""
     names = ["hotcoco.mask", "pycocotools.mask"]
     if os.environ.get("DATAENGINE_MASKS") == "pycocotools":
         names.remove("hotcoco.mask")
@@ -195,20 +195,12 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
         MaskError: `polygon_odd`, `polygon_short`, `polygon_not_finite`, `polygon_out_of_frame` or
             `segmentation_invalid`, with the polygon's index.
     """
-    return [points for points, *_ in _figured(polygons, height, width)]
-
-
-def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, float, float]]:
-    """The points of each polygon, checked, its signed area without the sign, and its perimeter across and down."""
     if not isinstance(polygons, list) or not polygons:
         raise MaskError("segmentation_invalid", "a polygon segmentation must be a list of polygons")
     found = []
     for index, polygon in enumerate(polygons):
-        try:
-            array = np.asarray(polygon)
-        except (TypeError, ValueError, OverflowError):
-            array = None
-        if array is None or array.ndim != 1 or array.dtype.kind not in "iuf":
+        array = _numbers(polygon)
+        if array is None:
             raise MaskError("segmentation_invalid", f"polygon {index} is no flat list of numbers")
         if array.size % 2 or array.size < 6:
             raise MaskError(
@@ -216,7 +208,7 @@ def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, f
                 f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
             )
         points = array.astype(np.float64).reshape(-1, 2)
-        x0, y0, x1, y1, signed, perimeter = kernels.polygon_figures(points)
+        x0, y0, x1, y1, _, perimeter = kernels.polygon_figures(points)
         if math.isnan(perimeter) or not all(map(math.isfinite, (x0, y0, x1, y1))):
             raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
         room = FRAME_TOLERANCE_PX
@@ -225,8 +217,17 @@ def _figured(polygons: Any, height: int, width: int) -> list[tuple[np.ndarray, f
                 "polygon_out_of_frame",
                 f"polygon {index} spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, outside the {width} x {height} frame",
             )
-        found.append((points, signed, perimeter))
+        found.append(points)
     return found
+
+
+def _numbers(polygon: Any) -> np.ndarray | None:
+    """A flat list of numbers as an array; None where it is none."""
+    try:
+        array = np.asarray(polygon)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return array if array.ndim == 1 and array.dtype.kind in "iuf" else None
 
 
 def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
@@ -239,19 +240,33 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     Raises:
         MaskError: see `check_polygons`; `polygon_self_intersecting`.
     """
+    return _measured_from_polygons(polygons, height, width)[0]
+
+
+def _measured_from_polygons(
+    polygons: Any, height: int, width: int
+) -> tuple[bytes, tuple[int, tuple[int, int, int, int]]]:
+    """`rle_from_polygons` and what `measure` says of it."""
     _check_size(height, width)
-    checked = _figured(polygons, height, width)
-    parts = _backend().frPyObjects([points.ravel().tolist() for points, *_ in checked], height, width)
-    for index, ((points, signed, perimeter), part) in enumerate(zip(checked, parts, strict=True)):
-        filled = int(_backend().area(part))
+    arrays = [_numbers(polygon) for polygon in polygons] if isinstance(polygons, list) else []
+    points = [array for array in arrays if array is not None and array.size >= 6 and array.size % 2 == 0]
+    if not points or len(points) < len(arrays):
+        points = [array.ravel() for array in check_polygons(polygons, height, width)]  # says what is wrong
+    ends = np.array([array.size for array in points]).cumsum() // 2
+    flat = (points[0] if len(points) == 1 else np.concatenate(points)).astype(np.float64, copy=False)
+    code, figures, (size, x0, y0, x1, y1) = kernels.code_of_polygons(
+        np.ascontiguousarray(flat).reshape(-1, 2), ends, height, width, FRAME_TOLERANCE_PX
+    )
+    if not code.size:
+        check_polygons(polygons, height, width)  # says what is wrong
+    for index, (signed, perimeter, filled) in enumerate(figures.tolist()):
         spare = abs(filled - signed) - 0.1 * filled
-        if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points):
+        if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points[index].reshape(-1, 2)):
             raise MaskError(
                 "polygon_self_intersecting",
-                f"polygon {index} crosses itself: it fills {filled} px but its signed area is {signed:.0f} px",
+                f"polygon {index} crosses itself: it fills {filled:.0f} px but its signed area is {signed:.0f} px",
             )
-    merged = parts[0] if len(parts) == 1 else _backend().merge(parts)
-    return _as_bytes(merged["counts"])
+    return code.tobytes(), (size, (x0, y0, x1 - x0, y1 - y0))
 
 
 def _crosses_itself(points: np.ndarray) -> bool:
@@ -280,14 +295,12 @@ def measured_from_segmentation(
     _check_size(height, width)
     if isinstance(segmentation, dict):
         runs = counts_from_rle(_code_of(segmentation, height, width), height, width)
-        rle = _rle_from_runs(runs)
+        rle, measured = _rle_from_runs(runs), _measured(runs, height)
     else:
-        rle = rle_from_polygons(segmentation, height, width)
-        runs = counts_from_rle(rle, height, width)
-    number, box = _measured(runs, height)
-    if not number:
+        rle, measured = _measured_from_polygons(segmentation, height, width)
+    if not measured[0]:
         raise MaskError("empty_mask", "the segmentation covers no pixel")
-    return rle, (number, box)
+    return rle, measured
 
 
 def crop_from_segmentation(segmentation: dict[str, Any], height: int, width: int) -> Crop:

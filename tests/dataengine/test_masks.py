@@ -78,6 +78,27 @@ def test_polygons_equal_pycocotools(points):
         assert error.reason == "polygon_self_intersecting"
 
 
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.lists(st.lists(st.tuples(st.integers(-19, 419), st.integers(-19, 419)), min_size=3, max_size=9), max_size=4),
+)
+def test_several_polygons_equal_pycocotools(height, width, polygons):
+    """Vertices on tenths of a pixel, where rounding decides, repeated and out of the frame; polygons that overlap."""
+    flat = [
+        [limit for x, y in polygon for limit in (min(x / 10, width + 1.9), min(y / 10, height + 1.9))]
+        for polygon in [*polygons, [(1, 1), (1, 1), (25, 30)]]
+    ]
+    expected = oracle.merge(oracle.frPyObjects(flat, height, width))
+    try:
+        rle, (area, box) = masks.measured_from_segmentation(flat, height, width)
+    except masks.MaskError as error:
+        assert error.reason == "polygon_self_intersecting" or oracle.area(expected) == 0
+    else:
+        assert rle == expected["counts"]
+        assert (area, box) == (oracle.area(expected), tuple(oracle.toBbox(expected)))
+
+
 @given(rasters, st.integers(0, 2**32 - 1))
 def test_iou_union_and_intersection(mask, seed):
     other = np.random.default_rng(seed).random(mask.shape) < 0.5
