@@ -45,7 +45,8 @@ def check(data: bytes, height: int | None = None, width: int | None = None) -> H
         raise ImageError("image_unreadable", "the image file is empty")
     if data.startswith(b"RIFF") and not _riff_is_whole(data):  # Pillow only says that it cannot read it
         raise ImageError("image_truncated", "the WEBP file ends before its picture does")
-    header, orientation = _header(data)
+    ordinary = _ordinary_jpeg(data)
+    header, orientation = (ordinary, 1) if ordinary is not None else _header(data)
     check_size(header.height, header.width)
     if height is not None and (header.height, header.width) != (height, width):
         raise ImageError(
@@ -121,6 +122,50 @@ def _header(data: bytes) -> tuple[Header, int]:
         raise ImageError("image_unreadable", f"the image is no {', '.join(FORMATS)} file, or is damaged") from None
     except Exception as error:  # Pillow's plugins raise what they please on damaged files
         raise ImageError("image_unreadable", f"the image cannot be read: {type(error).__name__}") from None
+
+
+def _ordinary_jpeg(data: bytes) -> Header | None:
+    """What a JPEG says about itself where it says nothing but the usual, which Pillow takes a while to say.
+
+    None where only Pillow can tell: EXIF, several pictures, junk between segments, anything damaged.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    at, header = 2, None
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, at + 1)
+        if length < 2 or at + 2 + length > len(data):
+            return None
+        if marker == 0xDA:  # start of scan
+            return header
+        content = data[at + 4 : at + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2) and header is None:
+            header = _frame(content)
+            if header is None:
+                return None
+        elif not _is_usual(marker, content):
+            return None
+        at += 2 + length
+    return None
+
+
+def _frame(content: bytes) -> Header | None:
+    """The header in a JPEG's start of frame; None where it is out of the ordinary."""
+    if len(content) < 6:
+        return None
+    bits, height, width, layers = struct.unpack_from(">BHHB", content)
+    if bits != 8 or layers not in (1, 3) or len(content) != 6 + 3 * layers or not 0 < height * width <= MAX_PIXELS:
+        return None
+    return Header(height=height, width=width, mode="L" if layers == 1 else "RGB", format="JPEG")
+
+
+def _is_usual(marker: int, content: bytes) -> bool:
+    """Whether a JPEG's segment is whole and says nothing of what is asked for here."""
+    if marker == 0xDB:  # quantization tables of 8 bits
+        return len(content) in (65, 130) and not any(number >> 4 for number in content[::65])
+    if marker in (0xE0, 0xE2, 0xEE):
+        return len(content) >= 14 and content.startswith((b"JFIF\0", b"ICC_PROFILE\0", b"Adobe"))
+    return marker in (0xC4, 0xDD, 0xFE)  # Huffman tables, restart interval, comment
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataengine import images
 from dataengine.images import ImageError, check
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -136,4 +137,40 @@ def test_whatever_pillow_raises_is_a_bad_image(monkeypatch, error):
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(ImageError, match=error.__name__.split(".")[-1]):
-        check(JPEG, 20, 30)
+        check(PNG, 20, 30)
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(JPEG, id="baseline"),
+        pytest.param(save(PICTURE, progressive=True, comment="c"), id="progressive with a comment"),
+        pytest.param(save(PICTURE.convert("L"), icc_profile=bytes(40)), id="grey with a profile"),
+        pytest.param(save(PICTURE.convert("CMYK")), id="cmyk"),
+        pytest.param(save(PICTURE, exif=exif(6)), id="exif"),
+        pytest.param(save(PICTURE, restart_marker_blocks=2, qtables=[[1] * 64]), id="restarts, one table"),
+    ],
+)
+def test_what_is_read_of_a_jpeg_here_is_what_pillow_says(data, monkeypatch):
+    """Bytes of its head are changed, cut and put in: the same header or reason as with Pillow alone."""
+    rng = np.random.default_rng(0)
+    end = data.index(b"\xff\xda") + 14
+    markers = [at for at in range(end) if data[at] == 0xFF]
+    files = [data, *(data[:at] for at in range(0, end, 7))]
+    for number in range(400):
+        at = int(rng.integers(2, end) if number % 2 else rng.choice(markers) + rng.integers(0, 12))
+        changed = bytes(rng.integers(0, 256, rng.integers(0, 3), dtype=np.uint8))
+        files.append(data[:at] + changed + data[at + rng.integers(0, 3) :])
+    ours = [found(file) for file in files]
+    monkeypatch.setattr(images, "_ordinary_jpeg", lambda data: None)
+    assert ours == [found(file) for file in files]
+    assert len(set(map(str, ours))) > 2
+
+
+def found(data: bytes):
+    """The header of a file, or why it has none."""
+    try:
+        return check(data)
+    except ImageError as error:
+        return error.reason, str(error)
