@@ -59,8 +59,9 @@ IMAGE_FOLDERS = {
     "pretrain": ("LLaVA-Pretrain/images", "images"),
     "mix665k": ("llava_images", "LLaVA-Instruct-150K/llava_images", "../llava_images", "images"),
 }
+EXPORTED = "llava_train.json"  # rows in the mix's form that a dataset was exported as
 PICTURE_SOURCES = {"pretrain": ("00000",), "mix665k": ("coco", "gqa", "ocr_vqa", "textvqa", "vg")}
-MARKS = tuple(f"{base}{STEMS[e]}.json*" for e in STEMS for base in ("", f"{FOLDERS[e]}/"))
+MARKS = (*(f"{base}{STEMS[e]}.json*" for e in STEMS for base in ("", f"{FOLDERS[e]}/")), EXPORTED)
 ROLES: Mapping[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 OCR_SUFFIXES = (".jpg", ".png", ".jpeg", ".gif")  # the rows call all of OCR-VQA's pictures .jpg
 _KEYS = (
@@ -109,7 +110,8 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
 def _named(edition: str) -> list[str]:
     """Where the rows of an edition may lie below the root."""
     stem = STEMS[edition]
-    return [f"{base}{stem}{suffix}" for base in (f"{FOLDERS[edition]}/", "") for suffix in (".json", ".jsonl")]
+    names = [f"{base}{stem}{suffix}" for base in (f"{FOLDERS[edition]}/", "") for suffix in (".json", ".jsonl")]
+    return [*names, EXPORTED] if edition == "mix665k" else names
 
 
 def _edition(root: str | None, files: Mapping[str, str]) -> str:

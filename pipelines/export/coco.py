@@ -25,6 +25,7 @@ from dataengine.sample import Object, Sample
 from pipelines.export.output import Key, LeftOut, Output, compressed, safe_folder, safe_name, unit_of
 
 NO_CLASS = 255
+DATED = {"train": "train2017", "val": "val2017"}
 NAMESPACE = "exported"  # of pictures whose keys are no numbers
 FIRST_IMAGE_ID = 10**13  # of pictures that have none of their own; theirs have 12 digits
 FIRST_ANNOTATION_ID = 10**15  # below 2**53, which any JSON reader keeps
@@ -120,12 +121,13 @@ class Document:
         """The id of a sample's picture, entered if it is new. key: by which it is told from others, if not its own."""
         image_id, is_new = self.ids.image(key or sample.image_key)
         if is_new:
-            entry = image_entry(sample, image_id, file_name)
-            if sample.license.name is not None or sample.license.url is not None:
-                terms = sample.license.name, sample.license.url
-                entry["license"] = self.licenses.setdefault(terms, len(self.licenses) + 1)
-            self.add("images", entry)
+            self.add("images", image_entry(sample, image_id, file_name) | self.license(sample))
         return image_id
+
+    def license(self, sample: Sample) -> dict[str, int]:
+        """What an image record says of its licence: `license`, a number in the file's table, if it has any."""
+        terms = sample.license.name, sample.license.url
+        return {} if terms == (None, None) else {"license": self.licenses.setdefault(terms, len(self.licenses) + 1)}
 
     def save(self, path: Path) -> None:
         namespace = self.ids.namespace or NAMESPACE
@@ -168,30 +170,41 @@ def annotation_entry(sample: Sample, thing: Object, annotation_id: int, image_id
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """A picture in an instances file: its record, and ids of its annotations by the sources' names."""
+
+    image: dict[str, Any]
+    annotations: dict[str, int]
+
+
 class CocoFiles:
     """The COCO files of an export.
 
     root, segments, pictures: folders, below the output, of `annotations/`, of the PNG folders, and of pictures
-    (`{split}` in it becomes the split).
+    (`{split}` in it becomes the split). dated: `train` and `val` are called `train2017` and `val2017`, which is where
+    readers of derived files look for COCO's.
     """
 
-    def __init__(self, output: Output, *, root: str, segments: str, pictures: str) -> None:
+    def __init__(self, output: Output, *, root: str, segments: str, pictures: str, dated: bool = False) -> None:
         self._output, self._root, self._segments, self._pictures = output, root, segments, pictures
+        self._names = DATED if dated else {}
         self._documents: dict[str, dict[Key, Document]] = {"instances": {}, "panoptic": {}}
         self._folders: dict[str, dict[Key, Path]] = {"panoptic": {}, "panoptic_semseg": {}}
         self._classes: dict[Key, list[dict[str, Any]]] = {}
         self._owners: dict[str, str] = {}  # the first source that has a table of categories
 
-    def picture_folder(self, sample: Sample) -> str:
-        return picture_folder(self._pictures, sample)
+    def picture(self, sample: Sample) -> str:
+        """Write a sample's picture; see `Output.picture`."""
+        return self._output.picture(sample, self._pictures.format(split=safe_folder(self._split(sample))))
 
-    def instances(self, group: Sequence[Sample]) -> tuple[int, dict[str, int]]:
-        """Enter a picture and its objects; the picture's id, and the annotations' by the sources' names.
+    def instances(self, group: Sequence[Sample]) -> Entered:
+        """Enter a picture and its objects.
 
         Objects of a picture that several samples share are entered once.
         """
         first = group[0]
-        name = self._output.picture(first, self.picture_folder(first))
+        name = self.picture(first)
         document = self._document("instances", first)
         image_id = document.image(first, name)
         entered = {}
@@ -201,7 +214,8 @@ class CocoFiles:
                 if is_new:
                     number = entered[thing.annotation_id]
                     document.add("annotations", annotation_entry(sample, thing, number, image_id))
-        return image_id, entered
+        record = image_entry(first, image_id, name) | document.license(first)
+        return Entered(image=record, annotations=entered)
 
     def generic(self, group: Sequence[Sample]) -> None:
         """Enter the panoptic or semantic segmentation of a picture."""
@@ -219,7 +233,7 @@ class CocoFiles:
         document = self._document("panoptic", sample)
         if sample.image_key in document.ids:
             raise LeftOut("picture_twice", "a picture has one segmentation")
-        image_id = document.image(sample, self._output.picture(sample, self.picture_folder(sample)))
+        image_id = document.image(sample, self.picture(sample))
         infos = [
             {
                 "id": number,
@@ -248,16 +262,19 @@ class CocoFiles:
         target = self._folder("panoptic_semseg", sample) / (safe_name(sample.image_key) + ".png")
         if target.exists():
             raise LeftOut("picture_twice", "a picture has one segmentation")
-        self._output.picture(sample, self.picture_folder(sample))
+        self.picture(sample)
         self._classes[self._key(sample)] = [
             {"index": at, "id": category["id"], "name": category["name"]} for at, category in enumerate(categories)
         ]
         save_png(canvas, target)
 
+    def _split(self, sample: Sample) -> str:
+        return self._names.get(sample.split, sample.split)
+
     def _key(self, sample: Sample) -> Key:
         """Whose file a sample goes to: sources with the same categories share theirs."""
         table = json.dumps(self._output.categories(sample))
-        return self._owners.setdefault(table, sample.source), sample.split
+        return self._owners.setdefault(table, sample.source), self._split(sample)
 
     def _document(self, kind: str, sample: Sample) -> Document:
         key = self._key(sample)
@@ -285,11 +302,6 @@ class CocoFiles:
                 if kind == "panoptic_semseg":
                     listed = self._output.place(f"{self._root}annotations/semseg_{{split}}_classes.json", key, several)
                     listed.write_text(json.dumps(self._classes[key], indent=1) + "\n", encoding="ascii")
-
-
-def picture_folder(pattern: str, sample: Sample) -> str:
-    """A folder of pictures with the split's name put in."""
-    return pattern.format(split=safe_folder(sample.split))
 
 
 def segment_ids(objects: Sequence[Object]) -> list[int]:

@@ -35,12 +35,12 @@ def unit_of(sample: Sample) -> str:
 def safe_name(text: str) -> str:
     """A file name without dots, of at most 100 characters, different for different texts.
 
-    `coco/000000000139` becomes `000000000139`, as COCO names its files; `shapes/7` becomes `shapes_7`; whatever does
-    not read like that carries a hash.
+    `coco/000000000139` becomes `000000000139`, as COCO names its files, and `sa1b/sa_7` becomes `sa_7`, as SA-1B does;
+    `shapes/7` becomes `shapes_7`; whatever does not read like that carries a hash.
     """
-    if re.fullmatch(r"coco/[0-9]{12}", text):
+    if re.fullmatch(r"coco/[0-9]{12}|sa1b/sa_[0-9]{1,18}", text):
         return text[5:]
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_-]+", text) and len(text) <= 100:
+    if re.fullmatch(r"(?!sa/)[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_-]+", text) and len(text) <= 100:
         return text.replace("/", "_")
     return _hashed(text)
 
@@ -48,6 +48,11 @@ def safe_name(text: str) -> str:
 def safe_folder(text: str) -> str:
     """A name of a split or source as part of a file name: itself, where it can be."""
     return text if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", text) else _hashed(text)
+
+
+def without_year(split: str) -> str:
+    """A split as derived published files name it: `val2017` is `val`."""
+    return re.sub("20[0-9]{2}$", "", split) or split
 
 
 def _hashed(text: str) -> str:
@@ -97,17 +102,21 @@ class Output:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def picture(self, sample: Sample, folder: str) -> str:
+    def picture(self, sample: Sample, folder: str, stem: str | None = None) -> str:
         """Write a sample's picture into a folder of the output, once; the name by which it is found there.
 
+        Args:
+            stem: of its name, where the layout has one of its own; no other picture's.
         Raises:
             LeftOut: it cannot be read, or there is none.
         """
         if sample.image is None:
             raise LeftOut("no_picture", "the layout needs a picture")
+        if self.pictures == "none" and sample.image.path:
+            return sample.image.path
+        name = (stem or safe_name(sample.image_key)) + suffix_of(sample)
         if self.pictures == "none":
-            return sample.image.path or safe_name(sample.image_key) + suffix_of(sample)
-        name = safe_name(sample.image_key) + suffix_of(sample)
+            return name
         path = self.root / folder / name
         if not os.path.lexists(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +210,7 @@ class JsonLists:
 
     def finish(self) -> None:
         several = len({source for source, _ in self._files}) > 1
-        short = {key: (key[0], re.sub("20[0-9]{2}$", "", key[1]) or key[1]) for key in self._files}
+        short = {key: (key[0], without_year(key[1])) for key in self._files}
         if not self._yearless or len(set(short.values())) < len(short):
             short = {key: key for key in self._files}
         for key, (path, file) in self._files.items():

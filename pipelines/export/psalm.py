@@ -1,6 +1,7 @@
 """PSALM's `coco_interactive_{split}_psalm.json`: objects with their prompts as bitmaps, undilated.
 
 Points are single pixels and scribbles traces of one pixel; the loader draws its own discs about them (10 and 5 px).
+An instances file beside it has the categories and licences, and says whose numbers the pictures have.
 """
 
 from __future__ import annotations
@@ -13,43 +14,54 @@ import numpy as np
 
 from dataengine import masks, prompts
 from dataengine.sample import PROMPT_KINDS, Object, Sample
-from pipelines.export.coco import Ids, annotation_entry, image_entry, picture_folder
-from pipelines.export.output import JsonLists, Key, LeftOut, Output, compressed
+from pipelines.export.coco import CocoFiles, annotation_entry
+from pipelines.export.output import JsonLists, LeftOut, Output, compressed
 
 
 def exporter(output: Output) -> Psalm:
     """See `Exporter`."""
-    return Psalm(output, "coco_interactive_{split}_psalm.json", "{split}")
+    return Psalm(output)
 
 
 class Psalm:
-    """pattern: of the files' names. pictures: their folder; `{split}` in it becomes the split."""
+    def __init__(self, output: Output) -> None:
+        self._coco = CocoFiles(output, root="", segments="", pictures="{split}", dated=True)
+        self._interactive = Interactive(output, "coco_interactive_{split}_psalm.json", self._coco)
 
-    def __init__(self, output: Output, pattern: str, pictures: str) -> None:
-        self._output, self._pictures = output, pictures
+    def write(self, group: Sequence[Sample]) -> None:
+        if group[0].task != "intseg":
+            raise LeftOut("not_interactive", f"PSALM's file is of intseg samples, not of {group[0].task}")
+        self._interactive.write(group)
+
+    def finish(self) -> None:
+        self._interactive.finish()
+        self._coco.finish()
+
+
+class Interactive:
+    """pattern: of the files' names. coco: gets the pictures, and the instances files."""
+
+    def __init__(self, output: Output, pattern: str, coco: CocoFiles) -> None:
+        self._output, self._coco = output, coco
         self._lists = JsonLists(output, pattern, yearless=True)
-        self._ids: dict[Key, Ids] = {}
 
     def write(self, group: Sequence[Sample]) -> None:
         first = group[0]
-        if first.task != "intseg":
-            raise LeftOut("not_interactive", f"PSALM's file is of intseg samples, not of {first.task}")
         key = first.source, first.split
-        name = self._output.picture(first, picture_folder(self._pictures, first))
-        ids = self._ids.setdefault(key, Ids())
-        image_id, _ = ids.image(first.image_key)
-        annotations = []
+        entered = self._coco.instances(group)
+        annotations: dict[str, dict[str, Any]] = {}
         for sample in group:
             for thing in sample.objects:
-                number, is_new = ids.annotation(image_id, thing.annotation_id)
-                if is_new:
-                    entry = annotation_entry(sample, thing, number, image_id)
-                    bitmaps = drawn(sample, thing, dilated=False)
-                    annotations.append(entry | {f"{kind}_visual_prompt_mask": bitmaps[kind] for kind in PROMPT_KINDS})
-                else:
+                if thing.annotation_id in annotations:
                     self._output.note(sample, "objects: given twice")
-        record = {"image": name, "image_info": image_entry(first, image_id, name)}
-        self._lists.add(key, record | {"new_img_id": self._lists.lengths[key], "anns": annotations})
+                    continue
+                number = entered.annotations[thing.annotation_id]
+                bitmaps = drawn(sample, thing, dilated=False)
+                shown = {f"{kind}_visual_prompt_mask": bitmaps[kind] for kind in PROMPT_KINDS}
+                annotations[thing.annotation_id] = annotation_entry(sample, thing, number, entered.image["id"]) | shown
+        record = {"image": entered.image["file_name"], "image_info": entered.image}
+        numbered = {"new_img_id": self._lists.lengths[key], "anns": list(annotations.values())}
+        self._lists.add(key, record | numbered)
 
     def finish(self) -> None:
         self._lists.finish()

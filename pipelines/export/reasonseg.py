@@ -2,12 +2,13 @@
 
 LISA draws an outline as a line through pixel centres and fills it, so a mask is written as outlines that give it back
 under that rule: parts with holes are cut, and each piece is drawn again to see that it is right. Questions of other
-masks, and sentences beside phrases, make files of their own (`NAME-1`), with the picture again.
+masks make files of their own (`NAME-1`), with the picture again. `explanatory/{split}.json` has the explanations.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,40 +18,45 @@ import numpy as np
 from dataengine import masks
 from dataengine.masks import Crop
 from dataengine.sample import Sample
-from pipelines.export.output import Key, LeftOut, Output, safe_name, suffix_of
+from pipelines.export.output import JsonLists, Key, LeftOut, Output, safe_name, suffix_of
 
 
 class ReasonSeg:
-    """folder: of the pairs; `{split}` in it becomes the split."""
+    """root: of the splits' folders and of `explanatory/`."""
 
-    def __init__(self, output: Output, folder: str) -> None:
-        self._output, self._folder = output, folder
+    def __init__(self, output: Output, root: str) -> None:
+        self._output, self._folder = output, f"{root}/{{split}}"
         self._folders: dict[Key, Path] = {}
+        self._explanations = JsonLists(output, f"{root}/explanatory/{{split}}.json")
 
     def write(self, group: Sequence[Sample]) -> None:
         first = group[0]
         if first.image is None or suffix_of(first) != ".jpg":
             raise LeftOut("picture_not_jpeg", "the layout knows JPEG pictures")
-        questions: dict[tuple[bytes, bytes | None, bool], list[str]] = {}
+        questions: dict[tuple[bytes, bytes | None], dict[str, str | None]] = {}
         for sample in group:
             for condition in sample.conditions:
                 target, ignore = _masks(sample, condition.objects)
                 if target is None:
                     self._output.note(sample, "conditions: nothing to be found")
                 else:
-                    texts = questions.setdefault((target, ignore, is_sentence(condition.text)), [])
-                    texts += [condition.text] if condition.text not in texts else []
+                    texts = questions.setdefault((target, ignore), {})
+                    texts[condition.text] = texts.get(condition.text) or condition.explanation
         if not questions:
             raise LeftOut("no_target", "no question has a mask")
         folder = self._folder_of(first)
-        for (target, ignore, sentence), texts in questions.items():
-            name = _free(folder, safe_name(first.image_key))
+        for (target, ignore), texts in questions.items():
+            name = _free(folder, file_stem(first.image_key))
             if self._output.pictures != "none":
                 self._output.put(first, first.image, folder / f"{name}.jpg")
             shapes = _shapes("target", target, first, name)
             shapes += _shapes("ignore", ignore, first, name) if ignore is not None else []
-            record = {"text": texts, "is_sentence": sentence, "shapes": shapes}
+            record = {"text": list(texts), "is_sentence": any(map(is_sentence, texts)), "shapes": shapes}
             (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
+            for text, words in texts.items():
+                if words is not None:
+                    record = {"image": f"{name}.jpg", "query": text, "outputs": words}
+                    self._explanations.add((first.source, first.split), record)
 
     def _folder_of(self, sample: Sample) -> Path:
         key = sample.source, sample.split
@@ -63,6 +69,12 @@ class ReasonSeg:
         several = len({source for source, _ in self._folders}) > 1
         for key, folder in self._folders.items():
             folder.rename(self._output.place(self._folder, key, several))
+        self._explanations.finish()
+
+
+def file_stem(key: str) -> str:
+    """The name of a picture's files: as the source had it, if it is ReasonSeg's."""
+    return key.partition("/")[2] if re.fullmatch(r"reasonseg/[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", key) else safe_name(key)
 
 
 def is_sentence(text: str) -> bool:

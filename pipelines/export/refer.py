@@ -1,12 +1,12 @@
-"""The refer family: `refs(unc).p` and `instances.json` in a folder a source; gRefCOCO's form for grefseg.
+"""The refer family: `refs(unc).p` and `instances.json` in a folder a dataset; gRefCOCO's form for grefseg.
 
-A folder has the name of the dataset that the source was, as X-SAM's loader calls it, else the source's.
 The pickle (protocol 2) holds lists, dicts, text and whole numbers, nothing else; it is written ref by ref.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from pipelines.export.output import LeftOut, Output, safe_name
 
 HEAD = b"\x80\x02]"  # protocol 2, an empty list; each ref is appended to it
 APPEND, STOP = b"a", b"."
-BY = {"refcocog": "umd"}  # who split the dataset, as in the published file's name
-CALLED = {"refcoco+": "refcocop"}
+BY = {"refcocog": "umd"}  # who split the dataset, as in the published file's name, where it is not unc
 NO_TARGET = -1
 
 
 class Refer:
-    """folder: of a source's files; `{source}` becomes its dataset's name. pictures: their folder."""
+    """folder: of the datasets' folders. pictures: their folder."""
 
     def __init__(self, output: Output, folder: str, pictures: str) -> None:
         self._output, self._folder, self._pictures = output, folder, pictures
         self._files: dict[str, _Files] = {}
+        self._datasets: dict[str, tuple[str, str]] = {}  # by source: what it is, and by whom
 
     def write(self, group: Sequence[Sample]) -> None:
         first = group[0]
@@ -50,29 +50,28 @@ class Refer:
         picture = self._output.picture(first, self._pictures)
         if first.source not in self._files:
             self._files[first.source] = _Files(self._output, first)
+            self._datasets[first.source] = self._dataset(first)
         files = self._files[first.source]
         image_id = files.image(first, picture)
         for names, texts in wanted.items():
             files.ref(first, image_id, [(files.object(*things[n], image_id), things[n][1]) for n in names], texts)
 
     def finish(self) -> None:
-        datasets = _datasets(self._output.manifest, list(self._files))
+        known = Counter(dataset for dataset, _ in self._datasets.values())
         for source, files in self._files.items():
-            by = BY.get(datasets[source], "unc")
-            called = CALLED.get(datasets[source], datasets[source])
-            files.save(
-                *(
-                    self._output.place(f"{self._folder}/{name}", (called, ""), several=False)
-                    for name in (f"refs({by}).p", "instances.json")
-                )
-            )
+            dataset, by = self._datasets[source]
+            name = dataset if known[dataset] == 1 else source  # two of one dataset keep their own names
+            places = (f"{self._folder}/{{source}}/{file}" for file in (f"refs({by}).p", "instances.json"))
+            files.save(*(self._output.place(place, (name, ""), several=False) for place in places))
 
-
-def _datasets(manifest: dict[str, Any], sources: Sequence[str]) -> dict[str, str]:
-    """The dataset that each source was; the sources' own names where two would have one."""
-    options = {key.partition("/")[0]: entry.get("options", {}) for key, entry in manifest["sources"].items()}
-    found = {source: str(options.get(source, {}).get("dataset", source)) for source in sources}
-    return found if len(set(found.values())) == len(found) else {source: source for source in sources}
+    def _dataset(self, sample: Sample) -> tuple[str, str]:
+        """The published dataset that a source is, else its own name; and who split it."""
+        source = self._output.manifest["sources"][f"{sample.source}/{sample.split}"]
+        options = source.get("options", {})
+        if sample.task == "grefseg":
+            return "grefcoco", "unc"
+        dataset = options.get("dataset", "refcoco") if source["builder"] == "refcoco" else sample.source
+        return dataset, options.get("by") or BY.get(dataset, "unc")
 
 
 class _Files:
