@@ -314,9 +314,14 @@ def without_phrases(row: Row, found: Refs) -> Outcome:
 
 
 def chunked(context: Context, base: Sample, found: Refs, phrases: Sequence[Phrase]) -> list[Sample]:
-    """Training samples: the phrases in keyed order, at most `max_phrases` in each."""
+    """Training samples: the phrases in keyed order, whatever the file's is, at most `max_phrases` in each."""
+    numbers = list(found.objects)
+    sorted_phrases = sorted(
+        (replace(phrase, objects=tuple(sorted(phrase.objects, key=numbers.__getitem__))) for phrase in phrases),
+        key=lambda phrase: (phrase.text, [numbers[i] for i in phrase.objects]),
+    )
     rng = keyed(context.seed, base.sample_id, "phrases", context.version)
-    order = [phrases[i] for i in rng.permutation(len(phrases)).tolist()]
+    order = [sorted_phrases[i] for i in rng.permutation(len(phrases)).tolist()]
     most = context.options.max_phrases
     chunks = [order[at : at + most] for at in range(0, len(order), most)]
     return [_with_phrases(base, found, chunk, number) for number, chunk in enumerate(chunks)]
