@@ -437,7 +437,7 @@ def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
     account.add(outcome.account)
     samples: Sequence[Sample] = outcome.samples
     try:
-        if prompts is not None or any(c.kind == "region" for s in samples for c in s.conditions):
+        if any(map(prompting.shows_regions, samples)):
             prompted = prompting.attach(samples, prompts, seed)
             samples = prompted.samples
             account.read["conditions"] += prompted.conditions + prompted.dropped

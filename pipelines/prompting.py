@@ -22,27 +22,39 @@ class Prompted:
 
 
 def attach(samples: Sequence[Sample], spec: PromptSpec | None, seed: int) -> Prompted:
-    """Simulate prompts for the objects of samples of one picture, and choose the exemplars.
+    """Simulate prompts for the objects of those samples of one picture that show regions, and choose the exemplars.
 
     Objects that come with prompts keep them. A region condition whose objects have no prompt cannot be shown and is
-    left out; a sample that loses all its conditions too. A `chat` sample has none to lose.
+    left out; a sample that loses all its conditions too. Samples without regions stay as they are.
 
     Args:
         spec: which prompts to simulate; None for none.
     """
     by_id = {thing.annotation_id: thing for sample in samples for thing in sample.objects}
-    if spec is not None and not all(thing.prompts or thing.crowd for thing in by_id.values()):
+    if (
+        spec is not None
+        and any(map(shows_regions, samples))
+        and not all(thing.prompts or thing.crowd for thing in by_id.values())
+    ):
         by_id = {thing.annotation_id: thing for thing in _simulated(list(by_id.values()), samples[0], spec, seed)}
     kept = []
     for sample in samples:
+        if not shows_regions(sample):
+            kept.append(sample)
+            continue
         things = tuple(by_id[thing.annotation_id] for thing in sample.objects)
         chosen = (_with_exemplar(c, things, sample, seed) for c in sample.conditions)
         conditions = tuple(c for c in chosen if c is not None)
-        if conditions or not sample.conditions:
+        if conditions:
             kept.append(replace(sample, objects=things, conditions=conditions))
     read = sum(len(sample.conditions) for sample in samples)
     built = sum(len(sample.conditions) for sample in kept)
     return Prompted(samples=tuple(kept), conditions=built, dropped=read - built)
+
+
+def shows_regions(sample: Sample) -> bool:
+    """Whether a condition of the sample is shown by a visual prompt."""
+    return any(condition.kind == "region" for condition in sample.conditions)
 
 
 def _simulated(objects: Sequence[Object], sample: Sample, spec: PromptSpec, seed: int) -> list[Object]:

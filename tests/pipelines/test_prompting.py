@@ -79,6 +79,19 @@ def test_nothing_is_simulated_without_being_asked_for():
     assert (prompted.samples, prompted.conditions, prompted.dropped) == ((), 0, 1)
 
 
+def test_only_samples_that_show_regions_get_prompts():
+    shown = sample(square("1", 2), square("2", 14))
+    (phrase,) = shown.conditions
+    asked = replace(shown, sample_id="asked", task="genseg", conditions=(replace(phrase, kind="phrase"),))
+    chat = replace(shown, sample_id="chat", task="chat", objects=(), conditions=())
+    spec = PromptSpec(profile="strict", kinds=("box",))
+    made = prompting.attach([asked, shown, chat], spec, 0).samples
+    (alone,) = prompting.attach([shown], spec, 0).samples
+    assert made == (asked, alone, chat)
+    assert all(thing.prompts for thing in alone.objects)
+    assert prompting.attach([asked, chat], spec, 0).samples == (asked, chat)
+
+
 def encoded(*box: int) -> dict:
     bitmap = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     bitmap[box[1] : box[3], box[0] : box[2]] = 1
