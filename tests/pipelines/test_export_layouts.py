@@ -172,12 +172,12 @@ def test_vgd_has_what_its_loader_reads(tmp_path):
     assert not shown["mask_visual_prompt"].any()
     assert (decoded(annotation["segmentation"]) == box(2, 2, 10, 12)).all()
     assert not_held == {"vgdseg": {"objects: crowds": 1}}
-    instances = COCO(str(out / "coco2017" / "annotations" / "instances_train.json"))
+    instances = COCO(str(out / "coco2017" / "annotations" / "instances_train2017.json"))
     assert instances.getImgIds() == [139, other["image_id"]]
     assert (instances.annToMask(instances.loadAnns(31)[0]) == box(2, 2, 10, 12)).all()
     assert {c["name"] for c in instances.loadCats(instances.getCatIds())} == {"cat", "dog"}
     for entry in (row, other):
-        assert Pictures.open(out / "coco2017" / "train" / entry["image_file"]).size == (WIDTH, HEIGHT)
+        assert Pictures.open(out / "coco2017" / "train2017" / entry["image_file"]).size == (WIDTH, HEIGHT)
 
 
 def test_derived_files_are_named_without_the_year(tmp_path):
@@ -217,7 +217,7 @@ def test_psalm_has_undilated_prompts(tmp_path):
     assert np.argwhere(shown["scribble"]).tolist() == [[3, 3], [4, 4]]
     assert (shown["box"] == box(2, 2, 9, 11)).all()
     assert [annotation["id"] for annotation in row["anns"]] == [31, 10**15]
-    assert (out / "train" / row["image"]).is_file()
+    assert (out / "train2017" / row["image"]).is_file()
 
 
 # --- phrases ---------------------------------------------------------------------------------------------------------
@@ -296,20 +296,27 @@ def test_reasonseg_pairs_draw_the_masks(tmp_path):
     ring = box(2, 2, 14, 14) & ~box(5, 5, 8, 9) & ~box(9, 5, 11, 12)
     ring[20, 3] = ring[21, 4] = True  # single pixels that touch at a corner
     ignore = box(20, 3, 28, 10) & ~box(22, 5, 25, 7)
-    texts = [("Where would it sleep?", 0), ("the place to rest", 0), ("Which one eats?", 0), ("nothing at all",)]
-    made = referring("reaseg", *texts, objects=(thing(ring, "1"),), ignore=masks.encode(ignore), key="reasonseg/17_a")
+    other = box(16, 14, 20, 20)
+    texts = [("Where would it sleep?", 0), ("the place to rest", 1), ("which one eats", 0), ("nothing at all",)]
+    things = thing(ring, "1"), thing(other, "2")
+    made = referring("reaseg", *texts, objects=things, ignore=masks.encode(ignore), key="reasonseg/17_a")
+    explained = replace(made.conditions[0], explanation="It is soft.")
+    made = replace(made, conditions=(explained, *made.conditions[1:]))
     png = referring("reaseg", ("it", 0), key="reasonseg/18", image=picture("PNG"))
     out, not_held = exported(tmp_path, "xsam", made, png)
     folder = out / "img_reaseg" / "lisa" / "train"
     assert sorted(p.name for p in folder.iterdir()) == [
-        f"reasonseg_17_a{n}.{kind}" for n in ("-1", "") for kind in ("jpg", "json")
+        f"17_a{n}.{kind}" for n in ("-1", "") for kind in ("jpg", "json")
     ]
-    first, second = (json.loads((folder / f"reasonseg_17_a{n}.json").read_text()) for n in ("", "-1"))
-    assert (first["text"], first["is_sentence"]) == (["Where would it sleep?", "Which one eats?"], True)
+    first, second = (json.loads((folder / f"17_a{n}.json").read_text()) for n in ("", "-1"))
+    assert (first["text"], first["is_sentence"]) == (["Where would it sleep?", "which one eats"], True)
     assert (second["text"], second["is_sentence"]) == (["the place to rest"], False)
-    for record in (first, second):
+    assert json.loads((folder.parent / "explanatory" / "train.json").read_text()) == [
+        {"image": "17_a.jpg", "query": "Where would it sleep?", "outputs": "It is soft."}
+    ]
+    for record, mask in ((first, ring), (second, other)):
         canvas = lisa(record["shapes"])
-        assert ((canvas == 1) == ring).all()
+        assert ((canvas == 1) == mask).all()
         assert ((canvas == 255) == ignore).all()
     assert not_held == {"reaseg": {"conditions: nothing to be found": 1}}
     report = json.loads((out / "export.json").read_text())
@@ -433,7 +440,7 @@ PUBLISHED = [
         {"image_info": {"image_key"}},
     ),
     (REFS, "refcoco/refcoco/refs(unc).readable.json", {}),
-    ("img_refseg/refcocos/grefseg/refs(unc).p", "grefcoco/grefcoco/grefs(unc).json", {}),
+    ("img_refseg/refcocos/grefcoco/refs(unc).p", "grefcoco/grefcoco/grefs(unc).json", {}),
     ("img_reaseg/lisa/train/000000000139.json", "reasonseg/train/000000006818.json", {}),
     (
         "img_gcgseg/grand_f/annotations/train/GranDf_HA_GCG_train.json",
