@@ -28,7 +28,7 @@ from pipelines import build, export, recipe
 from pipelines.build import Settings
 from pipelines.world_published import write_published
 
-NUM_IMAGES = 15  # twelve of train, three of val
+NUM_IMAGES = 10  # eight of train, two of val
 LAYOUTS = ("coco", "coco_vgd", "coco_interactive", "refer", "grefcoco", "grandf", "reasonseg", "llava")
 NOWHERE = Provenance(file="", record="", builder="", version=0, seed=0)
 SOURCES = {
@@ -117,7 +117,7 @@ def again(xsam, tmp_path_factory) -> list[Sample]:
 )  # fmt: skip
 def test_samples_come_back_from_xsams_files_as_they_were(everything, again, source):
     before, after = facts(everything[1], source), facts(again, source)
-    assert len(before) > 10
+    assert len(before) > 5
     assert before == after
 
 
@@ -226,7 +226,7 @@ def test_no_file_has_a_segmentation_that_breaks_a_loader(xsam):
             else:
                 assert found.keys() == {"size", "counts"}
                 assert type(found["counts"]) is str
-    assert number > 500
+    assert number > 300
 
 
 def test_prompts_of_our_own_come_back_as_they_are_drawn(world, tmp_path):
@@ -250,7 +250,7 @@ def test_prompts_of_our_own_come_back_as_they_are_drawn(world, tmp_path):
                     drawn = [prompts.render(p, s.height, s.width) for p in thing.prompts]
                     shown = [None if c is None else (c.x0, c.y0, c.mask.shape, c.mask.tobytes()) for c in drawn]
                     found[s.source, s.image_key, thing.annotation_id] = (thing.rle, thing.category_id, shown)
-    assert len(bitmaps[0]) > 100
+    assert len(bitmaps[0]) > 30
     assert bitmaps[0] == bitmaps[1]
 
 
