@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, index, prompts
+from benchmarks import build, index, prompts, sources
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     for rows in (
         lambda: prompts.rows(),
         lambda: index.rows(arguments.instances),
+        lambda: sources.rows(),
         lambda: build.rows(arguments.tree, arguments.images),
     ):
         for row in rows():
