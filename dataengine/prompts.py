@@ -35,9 +35,10 @@ def render(prompt: Prompt, height: int, width: int) -> Crop | None:
     turned = prompt.kind == "box" and (len(points) % 2 or (points[::2] >= points[1::2]).any())
     if not inside or turned or not 0 <= prompt.radius <= height + width:
         raise MaskError("prompt_points", f"a {prompt.kind} has no place on {width} x {height} px: {prompt.points[:4]}…")
-    if prompt.kind == "box":
-        return boxes_crop(points.astype(np.int64).reshape(-1, 4))
-    return discs_crop(np.floor(points).astype(np.int64), prompt.radius, height, width)
+    if prompt.kind == "box":  # all pixels that it touches
+        return boxes_crop(np.hstack([np.floor(points[::2]), np.ceil(points[1::2])]).astype(np.int64))
+    pixels = np.minimum(np.floor(points), (width - 1, height - 1))  # the far edge belongs to the last pixel
+    return discs_crop(pixels.astype(np.int64), prompt.radius, height, width)
 
 
 def boxes_crop(corners: np.ndarray) -> Crop:

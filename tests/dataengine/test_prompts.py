@@ -122,3 +122,11 @@ def test_boxes_of_a_bitmap_are_disjoint_and_make_it_up(corners):
     assert (covered == full).all()
     if len(corners) == 1:
         assert len(found) == 1
+
+
+def test_what_lies_on_the_far_edge_or_within_a_pixel_is_drawn():
+    """Points at the frame's right and lower edge belong to its last pixels; a box covers the pixels it touches."""
+    corner = raster(render(prompt("point", points=(8.0, 6.0), parts=(1,)), 6, 8), 6, 8)
+    assert np.argwhere(corner).tolist() == [[5, 7]]
+    box = raster(render(prompt("box", points=(2.2, 1.0, 2.8, 3.5), parts=(2,)), 6, 8), 6, 8)
+    assert np.argwhere(box).tolist() == [[1, 2], [2, 2], [3, 2]]
