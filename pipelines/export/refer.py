@@ -18,6 +18,7 @@ from pipelines.export.output import LeftOut, Output, safe_name
 HEAD = b"\x80\x02]"  # protocol 2, an empty list; each ref is appended to it
 APPEND, STOP = b"a", b"."
 BY = {"refcocog": "umd"}  # who split the dataset, as in the published file's name, where it is not unc
+CALLED = {"refcoco+": "refcocop"}  # as X-SAM's loader calls its folder
 NO_TARGET = -1
 
 
@@ -60,7 +61,7 @@ class Refer:
         known = Counter(dataset for dataset, _ in self._datasets.values())
         for source, files in self._files.items():
             dataset, by = self._datasets[source]
-            name = dataset if known[dataset] == 1 else source  # two of one dataset keep their own names
+            name = CALLED.get(dataset, dataset) if known[dataset] == 1 else source  # two of one keep their own names
             places = (f"{self._folder}/{{source}}/{file}" for file in (f"refs({by}).p", "instances.json"))
             files.save(*(self._output.place(place, (name, ""), several=False) for place in places))
 
