@@ -26,6 +26,7 @@ from builders.pictures import read_picture, safe_file_name, sample_of
 from builders.reading import bad, outcomes
 from builders.rows import Gathering, Row, read_keys, read_rows, select
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
+from dataengine.jsonstream import decode
 from dataengine.records import Account, Bad, Category
 from dataengine.sample import License, Sample
 from dataengine.store.files import Folder
@@ -297,11 +298,11 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _held(row: Row) -> Counter[str]:
     """Parts that a picture's row holds; its segments are known only when its maps are read."""
-    return Counter(parts=json.loads(row.record).get("parts", 0))
+    return Counter(parts=decode(row.record).get("parts", 0))
 
 
 def _outcome(context: Context, row: Row, meaning: Meaning) -> Outcome:
-    record = json.loads(row.record)
+    record = decode(row.record)
     picture = read_picture(Folder(context.part.files["images"]), [safe_file_name(record["images"])])
     named = next(record[role] for role in ("annotations", "instances", "segments") if role in record)
     file = f"{context.extra['file']}/{named}"

@@ -39,6 +39,7 @@ from builders.rows import Row, read_keys, read_rows, select
 from dataengine import images, masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
+from dataengine.jsonstream import decode
 from dataengine.records import Account, Bad, Category
 from dataengine.sample import License, Object, Sample
 from dataengine.store.files import Folder
@@ -241,7 +242,7 @@ def _held(context: Context, row: Row) -> Counter[str]:
 def _num_segments(row: Row) -> int:
     """How many segments a panoptic picture states."""
     try:
-        infos = json.loads(row.members[0]).get("segments_info") if row.members else None
+        infos = decode(row.members[0]).get("segments_info") if row.members else None
     except RecursionError:
         return 0
     return len(infos) if isinstance(infos, list) else 0
@@ -280,7 +281,7 @@ def _account(context: Context, row: Row, found: Found, refused: list[Bad], built
 
 def _base(context: Context, row: Row) -> Sample:
     """The sample of a picture with nothing in it yet; the picture is read and its header checked."""
-    value = json.loads(row.record)
+    value = decode(row.record)
     height, width = checked_size(value)
     name = safe_file_name(value.get("file_name"))
     picture = read_picture(Folder(context.part.files["images"]), [name], height, width)
@@ -307,7 +308,7 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: Collect
     """
     objects, refused, incomplete = [], [], set()
     for text in row.members:
-        value = json.loads(text)
+        value = decode(text)
         try:
             objects.append(object_of(value, height, width, categories))
         except ReasonError as error:
@@ -336,7 +337,7 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
     """
     if not row.members:
         raise RecordError("no_segments", "the picture has no panoptic annotation")
-    value = json.loads(row.members[0])
+    value = decode(row.members[0])
     infos = value.get("segments_info")
     if not isinstance(infos, list) or not all(isinstance(i, dict) and is_whole(i.get("id")) for i in infos):
         raise RecordError("bad_field", "segments_info must be a list of segments with whole-number ids")

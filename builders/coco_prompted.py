@@ -23,7 +23,7 @@ from builders.reading import RecordError, bad, checked_size, is_whole, outcomes
 from builders.rows import Gathering, Hashing, Refused, Row, read_rows
 from dataengine.builder import Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
-from dataengine.jsonstream import Record, iter_rows
+from dataengine.jsonstream import Record, decode, iter_rows
 from dataengine.measure import Drawn
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 from dataengine.sample import PROMPT_KINDS, License, Object, Sample
@@ -121,7 +121,7 @@ def index(layout: Layout, part: Part, target: Path) -> IndexReport:
         except SourceError as error:
             raise SourceError(f"{place.uri.removesuffix(name)}{error}") from None
         for again in gathering.settle():
-            counts = _counts(layout, json.loads(again.text))
+            counts = _counts(layout, decode(again.text))
             held -= counts.total()
             _refuse(account, refused, _repeated(name, again), counts)
         written = gathering.write(target)
@@ -231,12 +231,12 @@ def read(
         context,
         read_rows(index, start, stop),
         lambda context, row: _outcome(layout, context, row, max_regions),
-        lambda row: _counts(layout, json.loads(row.record)),
+        lambda row: _counts(layout, decode(row.record)),
     )
 
 
 def _outcome(layout: Layout, context: Context, row: Row, max_regions: int) -> Outcome:
-    value = json.loads(row.record)
+    value = decode(row.record)
     base = _base(context, row, value)
     made = Outcome(group=row.key)
     made.account.read = Counter(images=1) + _counts(layout, value)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from builders.pictures import coco_id, numbered_key
 from builders.reading import RecordError, is_whole, plain
 from builders.rows import Gathering, Hashing, Row, Written
 from dataengine.builder import SourceError
-from dataengine.jsonstream import Record, iter_records, iter_rows, shown
+from dataengine.jsonstream import Record, decode, iter_records, iter_rows, shown
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 
 Layout = Literal["groundings", "refs", "coco", "benchmark"]
@@ -245,7 +244,7 @@ def picture_name(value: dict[str, Any]) -> str:
 
 def entry_of(layout: Layout, row: Row) -> Entry:
     """What a row says. It works for any row: what is of the wrong kind is left as it is, or counted as nothing."""
-    value = json.loads(row.record)
+    value = decode(row.record)
     if layout == "refs":
         value = next(iter(value.values()))
     if layout == "benchmark":
@@ -280,7 +279,7 @@ def _ref(number: int, ref: Any) -> Phrase:
 
 
 def _annotated_phrase(text: str) -> Phrase:
-    value = json.loads(text)
+    value = decode(text)
     places = value.get("tokens_positive", value.get("token_positives"))
     masks = ((str(value["id"]), value.get("sam_mask")),)
     return Phrase(text=None, places=places, masks=masks, quote=value, ignored=value.get("ignore", 0))
@@ -288,7 +287,7 @@ def _annotated_phrase(text: str) -> Phrase:
 
 def _benchmark_entry(value: dict[str, Any], row: Row) -> Entry:
     """Label i names mask i, as GLaMM's evaluation takes it; one label names all masks. Else the masks stay apart."""
-    found = [json.loads(text) for text in row.members]
+    found = [decode(text) for text in row.members]
     masks = tuple((str(mask["id"]), mask.get("segmentation")) for mask in found)
     labels = value.get("labels")
     labels = labels if isinstance(labels, list) else []

@@ -7,7 +7,6 @@ it, or the file among the picture folders (`playground/data`). `.jsonl` is read 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from builders.reading import RecordError, outcomes
 from builders.rows import Gathering, Hashing, Row, read_rows, select
 from dataengine import tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
-from dataengine.jsonstream import Record, iter_rows
+from dataengine.jsonstream import Record, decode, iter_rows
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 from dataengine.sample import Turn
 from dataengine.store.files import Folder
@@ -184,7 +183,7 @@ def image_keys(context: Context, index: Folder) -> Iterator[str]:
     """See `Builder.image_keys`."""
     for row in read_rows(index):
         try:
-            names = _picture_names(json.loads(row.record))
+            names = _picture_names(decode(row.record))
         except (RecordError, RecursionError):
             names = []
         yield image_key(names[0]) if len(names) == 1 else ""
@@ -216,14 +215,14 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 def _held(row: Row) -> Counter[str]:
     """What a row holds, however bad it is."""
     try:
-        turns = json.loads(row.record).get("conversations")
+        turns = decode(row.record).get("conversations")
     except RecursionError:
         turns = None
     return Counter(turns=len(turns) if isinstance(turns, list) else 0)
 
 
 def _outcome(context: Context, row: Row) -> Outcome:
-    value = json.loads(row.record)
+    value = decode(row.record)
     said = _said(value)
     names = _picture_names(value)
     turns, account = _talk(said, bool(names))

@@ -7,7 +7,6 @@ people found absent are known, and only these are asked for.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from builders.reading import RecordError, checked_size, is_whole, outcomes, plai
 from builders.rows import Row, read_keys, read_rows, select
 from dataengine import tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
+from dataengine.jsonstream import decode
 from dataengine.records import Account, Category
 from dataengine.sample import License, Object, Sample
 from dataengine.store.files import Folder
@@ -224,7 +224,7 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 
 def _outcome(context: Context, row: Row, *, names: Mapping[int, str]) -> Outcome:
-    value = json.loads(row.record)
+    value = decode(row.record)
     negatives, unfinished = (_category_ids(value, f"{kind}_category_ids", names) for kind in ("neg", "not_exhaustive"))
     base = _base(context, row, value)
     found, refused = objects_of(row, context.extra["file"], base.height, base.width, names.keys())

@@ -25,7 +25,7 @@ from builders.rows import Gathering, Row, read_keys, read_rows, select
 from dataengine import masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
-from dataengine.jsonstream import iter_rows
+from dataengine.jsonstream import decode, iter_rows
 from dataengine.keyed import uniforms
 from dataengine.records import MAX_MESSAGE, MAX_PAYLOAD, Account, Bad
 from dataengine.sample import Condition, Sample
@@ -262,7 +262,7 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 def _held(row: Row) -> Counter[str]:
     """What a picture's row holds, however bad it is."""
     try:
-        value = json.loads(row.record)
+        value = decode(row.record)
     except (ValueError, RecursionError):
         value = None
     held = Counter(explanations=len(row.members))
@@ -335,7 +335,7 @@ def _record(row: Row) -> dict[str, Any]:
         RecordError: `bad_json`, `bad_field`.
     """
     try:
-        value = json.loads(row.record)
+        value = decode(row.record)
     except (ValueError, RecursionError) as error:
         raise RecordError("bad_json", f"the json cannot be read: {error}") from None
     for field in ("text", "shapes"):
@@ -392,7 +392,7 @@ def _explanations(context: Context, row: Row) -> tuple[dict[int, tuple[str, str]
     """Question and explanation by number in the row, markers escaped, and the explanations that cannot be used."""
     found, escaped, refused = {}, 0, []
     for number, text in enumerate(row.members):
-        value = json.loads(text)
+        value = decode(text)
         try:
             query, _ = clean_phrase(value.get("query"), "query")
             words, markers = clean_phrase(value.get("outputs"), "outputs")

@@ -25,6 +25,7 @@ from builders.rows import Row, read_keys, read_rows, select
 from dataengine import masks, tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part
 from dataengine.errors import ReasonError
+from dataengine.jsonstream import decode
 from dataengine.keyed import keyed
 from dataengine.records import Account, Bad
 from dataengine.sample import Condition, License, Object, Sample
@@ -192,7 +193,7 @@ def held(row: Row) -> Counter[str]:
 
 def base_of(context: Context, row: Row) -> Sample:
     """The sample of a picture with nothing in it yet; the picture is read and its header checked."""
-    value = json.loads(row.record)
+    value = decode(row.record)
     height, width = checked_size(value)
     name = safe_file_name(value.get("file_name"))
     picture = read_picture(Folder(context.part.files["images"]), coco_names(int(row.key), name), height, width)
@@ -217,7 +218,7 @@ def refs_of(context: Context, row: Row, base: Sample, *, lower: bool, single: bo
     places_of: dict[int, int] = {}
     categories = {c.id for c in context.categories}
     for member in row.members:
-        value = json.loads(member)
+        value = decode(member)
         ref = value["ref"]
         record = f"ref {ref['ref_id']} (image {row.key})"
         try:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -252,10 +253,10 @@ def _measured_from_polygons(
     points = [array for array in arrays if array is not None and array.size >= 6 and array.size % 2 == 0]
     if not points or len(points) < len(arrays):
         points = [array.ravel() for array in check_polygons(polygons, height, width)]  # says what is wrong
-    ends = np.array([array.size for array in points]).cumsum() // 2
-    flat = (points[0] if len(points) == 1 else np.concatenate(points)).astype(np.float64, copy=False)
+    flat = points[0] if len(points) == 1 else np.concatenate(points)
+    ends = np.array(list(accumulate(array.size // 2 for array in points)))
     code, figures, (size, x0, y0, x1, y1) = kernels.code_of_polygons(
-        np.ascontiguousarray(flat).reshape(-1, 2), ends, height, width, FRAME_TOLERANCE_PX
+        flat.astype(np.float64, copy=False).reshape(-1, 2), ends, height, width, FRAME_TOLERANCE_PX
     )
     if not code.size:
         check_polygons(polygons, height, width)  # says what is wrong

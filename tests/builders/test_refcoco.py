@@ -277,7 +277,7 @@ def test_a_bad_picture_is_quarantined_with_its_refs(tree, read_source):
 
 
 def test_an_annotation_is_nested_as_deeply_as_can_be_read(tree, read_source):
-    """A row is read from a deeper call than the index was made from, so that the last of these fits only there."""
+    """A row is read from a deeper call than the index was made from, and by another decoder; neither is a defect."""
     tree.refs([ref(0, 1, 10, ["a", "b"]), ref(1, 2, 20, ["c"])])
     reasons = set()
     for depth in (*range(900, 1000, 5), *range(940, 960)):
@@ -289,8 +289,8 @@ def test_an_annotation_is_nested_as_deeply_as_can_be_read(tree, read_source):
         assert [means(s) for s in train.samples] == [{"c": ["20"]}]
         assert train.account.read["sentences"] == 3
         reasons |= {bad.reason for bad in train.bad}
-    assert "bad_json" in reasons
-    assert "internal_error" not in reasons
+    assert reasons <= {"bad_json", "segmentation_invalid", "unknown_annotation"}
+    assert reasons
 
 
 def test_crowd_annotations_can_be_referred_to(tree, read_source):

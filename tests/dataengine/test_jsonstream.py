@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -147,3 +148,24 @@ def test_a_value_without_end_is_not_read_whole(monkeypatch, start):
     with pytest.raises(SourceError, match=r"a\[1\] \(byte 10\): a value of more than 10,000 characters"):
         list(iter_records(file, "a.json"))
     assert file.tell() < 11_000
+
+
+@given(values)
+def test_a_text_is_decoded_as_python_does(value):
+    text = json.dumps(value)
+    expected = json.loads(text)
+    found = jsonstream.decode(text)
+    if not any(len(digits) > 18 for digits in re.findall(r"\d+", text)):  # 64 bits hold them
+        assert found == expected
+        assert repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize("text", ["NaN", '[Infinity, {"a": "\\ud800"}]', '"\ud800"', '{"a": 1, "a": 2}'])
+def test_what_strict_decoders_refuse_is_decoded(text):
+    assert repr(jsonstream.decode(text)) == repr(json.loads(text))
+
+
+def test_numbers_beyond_64_bits_are_floats_and_no_text_is_an_error():
+    assert jsonstream.decode("[100000000000000000000]") == [1e20]
+    with pytest.raises(ValueError, match="Expecting"):
+        jsonstream.decode("[1, ")
