@@ -20,7 +20,6 @@ from dataengine.sample import PROMPT_KINDS, Object
 PROFILE = "published"
 VERSION = 0  # of the generator: not ours
 RADII = {"point": 10.0, "scribble": 5.0}  # px, with which PSALM and X-SAM draw them
-MAX_POINTS = 1 << 16  # a bitmap that takes more is no click, stroke or box
 
 
 def prompt_from_bitmap(kind: str, value: Any, height: int, width: int, *, is_traced: bool) -> Drawn:
@@ -34,7 +33,8 @@ def prompt_from_bitmap(kind: str, value: Any, height: int, width: int, *, is_tra
         value: COCO RLE, compressed or not, on the full canvas. height, width: of the canvas, px.
         is_traced: whether points and scribbles are bare pixels that are yet to be drawn with the usual radius.
     Raises:
-        RecordError: `bad_prompt`: it is no RLE, or takes more than MAX_POINTS points. MaskError: the RLE is malformed.
+        RecordError: `bad_prompt`: it is no RLE, or takes more than `prompts.MAX_PARTS` points or boxes.
+        MaskError: the RLE is malformed.
     """
     crop = _crop(value, height, width)
     if crop is None:
@@ -69,8 +69,8 @@ def _crop(value: Any, height: int, width: int) -> Crop | None:
 
 
 def _checked(kind: str, points: np.ndarray) -> np.ndarray:
-    if len(points) > MAX_POINTS:
-        raise RecordError("bad_prompt", f"the bitmap is no {kind}: it takes {len(points):,} points or boxes")
+    if len(points) > prompts.MAX_PARTS:
+        raise RecordError("bad_prompt", f"the bitmap is no {kind}: it takes over {prompts.MAX_PARTS:,} points or boxes")
     return points
 
 

@@ -330,13 +330,16 @@ def discs(pixels: np.ndarray, halves: np.ndarray, height: int, width: int) -> tu
 
 
 @_compiled
-def disc_centres(bitmap: np.ndarray, x0: int, y0: int, halves: np.ndarray, height: int, width: int) -> np.ndarray:
+def disc_centres(
+    bitmap: np.ndarray, x0: int, y0: int, halves: np.ndarray, height: int, width: int, most: int
+) -> np.ndarray:
     """Pixels of a bitmap whose disc, as far as it lies on the canvas, lies in the bitmap, in raster order.
 
     Args:
-        bitmap: (h, w) bool, tight; x0, y0: its corner on the canvas, px. halves: as for `discs`.
+        bitmap: (h, w) bool, tight; x0, y0: its corner on the canvas, px. halves: as for `discs`. most: how many
+            are wanted at most.
     Returns:
-        (n, 2) int64, x, y on the canvas.
+        (n, 2) int64, x, y on the canvas; the first `most` + 1 where there are more than `most`.
     """
     h, w = bitmap.shape
     reach = halves.size // 2
@@ -371,6 +374,8 @@ def disc_centres(bitmap: np.ndarray, x0: int, y0: int, halves: np.ndarray, heigh
                 break
         for k in range(num_fitting):
             for x in range(fitting[k, 0], fitting[k, 1]):
+                if number > most:
+                    return found[:number]
                 if number == len(found):
                     longer = np.empty((2 * number, 2), dtype=np.int64)
                     longer[:number] = found
@@ -382,19 +387,19 @@ def disc_centres(bitmap: np.ndarray, x0: int, y0: int, halves: np.ndarray, heigh
 
 @_compiled
 def _runs_of_rows(bitmap: np.ndarray, open_left: bool, open_right: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of set pixels: (n, 2) int64, first and last + 1, row by row; (h + 1,) int64, where each row's begin.
+    """Runs of set pixels: (n, 2) int32, first and last + 1, row by row; (h + 1,) int64, where each row's begin.
 
     Args:
         bitmap: (h, w) bool. open_left, open_right: whether runs that touch that side go on without end.
     """
     h, w = bitmap.shape
-    endless = 1 << 40
-    runs = np.empty((64, 2), dtype=np.int64)
+    endless = 1 << 29
+    runs = np.empty((64, 2), dtype=np.int32)
     firsts = np.zeros(h + 1, dtype=np.int64)
     number = 0
     for y in range(h):
         if number + w > len(runs):
-            longer = np.empty((2 * len(runs) + w, 2), dtype=np.int64)
+            longer = np.empty((2 * len(runs) + w, 2), dtype=np.int32)
             longer[:number] = runs[:number]
             runs = longer
         row = bitmap[y]
@@ -451,13 +456,14 @@ def needed_discs(pixels: np.ndarray, halves: np.ndarray, height: int, width: int
 
 
 @_compiled
-def rectangles(bitmap: np.ndarray) -> np.ndarray:
+def rectangles(bitmap: np.ndarray, most: int) -> np.ndarray:
     """Disjoint rectangles that make up a bitmap: equal runs of successive rows, joined.
 
     Args:
-        bitmap: (h, w) bool.
+        bitmap: (h, w) bool. most: how many are wanted at most.
     Returns:
-        (n, 4) int64, x0, y0, x1, y1 in px of the bitmap, half open, in raster order of their first pixels.
+        (n, 4) int64, x0, y0, x1, y1 in px of the bitmap, half open, in raster order of their first pixels; the first
+        `most` + 1, cut short, where there are more than `most`.
     """
     h, w = bitmap.shape
     found = np.empty((16, 4), dtype=np.int64)
@@ -465,6 +471,8 @@ def rectangles(bitmap: np.ndarray) -> np.ndarray:
     above, here = np.empty((2, w // 2 + 1), dtype=np.int64)  # rectangles that reach a row, from left to right
     num_above = 0
     for y in range(h):
+        if number > most:
+            return found[: most + 1]
         num_here = 0
         other = 0
         x = 0
@@ -492,7 +500,7 @@ def rectangles(bitmap: np.ndarray) -> np.ndarray:
             num_here += 1
         above, here = here, above
         num_above = num_here
-    return found[:number]
+    return found[: min(number, most + 1)]
 
 
 @_compiled

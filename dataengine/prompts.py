@@ -11,6 +11,8 @@ from dataengine import kernels, masks
 from dataengine.masks import Crop, MaskError
 from dataengine.sample import Prompt
 
+MAX_PARTS = 1 << 16  # discs or boxes; a bitmap that takes more is no click, stroke or box
+
 
 def render(prompt: Prompt, height: int, width: int) -> Crop | None:
     """The bitmap of a prompt on a crop inside the canvas, or None where there is no prompt.
@@ -72,9 +74,9 @@ def boxes_from_crop(crop: Crop) -> np.ndarray:
     """Disjoint boxes that `boxes_crop` draws as this bitmap; one box where it is one.
 
     Returns:
-        (n, 4) int64, x0, y0, x1, y1 in px, half open.
+        (n, 4) int64, x0, y0, x1, y1 in px, half open; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
     """
-    corners: np.ndarray = kernels.rectangles(crop.mask)
+    corners: np.ndarray = kernels.rectangles(crop.mask, MAX_PARTS)
     return corners + np.array([crop.x0, crop.y0, crop.x0, crop.y0])
 
 
@@ -87,9 +89,9 @@ def discs_from_crop(crop: Crop, radius: float, height: int, width: int) -> np.nd
     Args:
         crop: tight. radius: px.
     Returns:
-        (n, 2) int64, x, y in px.
+        (n, 2) int64, x, y in px; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
     """
-    centres: np.ndarray = kernels.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width)
+    centres: np.ndarray = kernels.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width, MAX_PARTS)
     return centres
 
 

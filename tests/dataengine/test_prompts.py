@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataengine import masks
-from dataengine.prompts import boxes_from_crop, discs_crop, discs_from_crop, needed_discs, render
+from dataengine.prompts import MAX_PARTS, boxes_from_crop, discs_crop, discs_from_crop, needed_discs, render
 from dataengine.sample import Prompt
 
 
@@ -122,6 +122,18 @@ def test_boxes_of_a_bitmap_are_disjoint_and_make_it_up(corners):
     assert (covered == full).all()
     if len(corners) == 1:
         assert len(found) == 1
+
+
+def test_a_bitmap_of_many_parts_is_given_up_early():
+    """A few bytes of RLE can claim every pixel of a large picture; their places would take gigabytes."""
+    full = masks.Crop(np.ones((1000, 1000), bool), 0, 0)
+    for radius in (0.0, 5.0):
+        centres = discs_from_crop(full, radius, 1000, 1000)
+        assert len(centres) == MAX_PARTS + 1
+    checks = masks.Crop(np.add.outer(np.arange(1000), np.arange(1000)) % 2 == 0, 0, 0)
+    assert len(boxes_from_crop(checks)) == MAX_PARTS + 1
+    exactly = masks.Crop(np.ones((256, 256), bool), 0, 0)
+    assert len(discs_from_crop(exactly, 0.0, 256, 256)) == MAX_PARTS
 
 
 def test_what_lies_on_the_far_edge_or_within_a_pixel_is_drawn():
