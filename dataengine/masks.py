@@ -317,7 +317,7 @@ def _code_of(segmentation: dict[str, Any], height: int, width: int) -> bytes:
     """Compressed counts of an RLE with `size` and `counts`; only uncompressed ones are checked."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list) or size != [height, width]:
-        raise MaskError("rle_size", f"RLE size {size} is not the image's [{height}, {width}]")
+        raise MaskError("rle_size", f"RLE size {size!r:.80} is not the image's [{height}, {width}]")
     if isinstance(counts, list):
         return rle_from_counts(counts, height, width)
     if not isinstance(counts, str | bytes):

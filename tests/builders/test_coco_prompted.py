@@ -383,6 +383,7 @@ def test_crowds_show_nothing(tree, read_tree):
         pytest.param({"size": [HEIGHT, WIDTH], "counts": "2"}, "rle_size", id="short"),
         pytest.param({"size": [WIDTH, HEIGHT], "counts": "P`0"}, "rle_size", id="other size"),
         pytest.param({"size": "x", "counts": "P`0"}, "rle_size", id="size is text"),
+        pytest.param({"size": "\ud800", "counts": "P`0"}, "rle_size", id="size is no Unicode text"),
         pytest.param({"size": [HEIGHT, WIDTH], "counts": [768.5]}, "rle_invalid", id="fraction"),
         pytest.param({"size": [HEIGHT, WIDTH], "counts": [-1, 769]}, "rle_invalid", id="negative"),
     ],
@@ -394,6 +395,7 @@ def test_a_bad_prompt_leaves_the_others(tree, read_tree, value, reason):
     assert [p.status for p in reading.samples[0].objects[0].prompts] == ["ok", "none", "ok", "ok"]
     (found,) = reading.bad
     assert (found.unit, found.reason, found.group) == ("prompts", reason, "1")
+    assert found.message.encode()  # as quarantine writes it
     assert str(found).startswith(f"{tree.file.name}: scribble of annotation 10 (image 1): ")
     assert reading.account.quarantined == {"prompts": {reason: 1}}
 
