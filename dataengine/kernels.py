@@ -17,6 +17,7 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 
 MALFORMED, NEGATIVE, TOO_LONG = -1, -2, -3
+MAX_OUTLINE = 1 << 22  # px, of all polygons of one mask; each may cost as much memory as a few borders
 MAX_GROUPS = 8  # 5-bit groups of a number in a compressed RLE
 
 
@@ -705,7 +706,8 @@ def code_of_polygons(
         points: (n, 2) float64, x, y in px, the polygons one after the other. ends: (k,) int64, where each of them ends.
         room: px by which they may leave the canvas.
     Returns:
-        code: (m,) uint8; empty where a polygon leaves the canvas further or has a number that is not finite.
+        code: (m,) uint8; empty where a polygon leaves the canvas further or has a number that is not finite, or where
+            all outlines together are longer than MAX_OUTLINE.
         figures: (k, 3) float64, each polygon's signed area without its sign, its perimeter across and down, and the
             pixels it fills.
         measure: see `measure_runs`.
@@ -718,13 +720,18 @@ def code_of_polygons(
         if not inside or math.isnan(figures[index, 1]):
             return np.empty(0, dtype=np.uint8), figures, (0, 0, 0, 0, 0)
         start = ends[index]
+    if figures[:, 1].sum() > MAX_OUTLINE:
+        return np.empty(0, dtype=np.uint8), figures, (0, 0, 0, 0, 0)
     start = 0
-    union = np.empty(0, dtype=np.int64)
+    parts = []
     for index in range(ends.size):
-        borders = _borders_of_polygon(points[start : ends[index]], height, width)
-        figures[index, 2] = (borders[1::2] - borders[::2]).sum()
-        union = _union_of_borders(union, borders) if index else borders
+        parts.append(_borders_of_polygon(points[start : ends[index]], height, width))
+        figures[index, 2] = (parts[index][1::2] - parts[index][::2]).sum()
         start = ends[index]
+    while len(parts) > 1:  # two by two, so that many polygons do not each pass over the union of all before
+        for index in range(len(parts) // 2):
+            parts[index] = _union_of_borders(parts[index], parts.pop())
+    union = parts[0]
     runs = np.empty(union.size + 1, dtype=np.int64)
     place = 0
     for number in range(union.size):

@@ -103,11 +103,8 @@ def rle_from_counts(counts: Sequence[int] | np.ndarray, height: int, width: int)
         MaskError: `rle_invalid` or `rle_size`.
     """
     _check_size(height, width)
-    try:
-        runs = np.asarray(counts)
-    except (OverflowError, ValueError):
-        raise MaskError("rle_invalid", "RLE counts must be a list of integers") from None
-    if runs.ndim != 1 or runs.size == 0 or runs.dtype.kind not in "iu":
+    runs = _numbers(counts)
+    if runs is None or runs.size == 0 or runs.dtype.kind not in "iu":
         raise MaskError("rle_invalid", "RLE counts must be a list of integers")
     if (runs < 0).any():
         raise MaskError("rle_invalid", f"RLE run {int(np.argmax(runs < 0))} is negative")
@@ -222,10 +219,14 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
     return found
 
 
-def _numbers(polygon: Any) -> np.ndarray | None:
+def _numbers(values: Any) -> np.ndarray | None:
     """A flat list of numbers as an array; None where it is none."""
+    if isinstance(values, list) and not all(
+        issubclass(kind, int | float | np.number) for kind in set(map(type, values))
+    ):
+        return None  # of texts NumPy would make an array whose every cell is as wide as the longest one
     try:
-        array = np.asarray(polygon)
+        array = np.asarray(values)
     except (TypeError, ValueError, OverflowError):
         return None
     return array if array.ndim == 1 and array.dtype.kind in "iuf" else None
@@ -239,7 +240,7 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     loops at a vertex, of which hand-drawn outlines are full, are within that and stay as pycocotools fills them.
 
     Raises:
-        MaskError: see `check_polygons`; `polygon_self_intersecting`.
+        MaskError: see `check_polygons`; `polygon_self_intersecting`, `polygon_too_long`.
     """
     return _measured_from_polygons(polygons, height, width)[0]
 
@@ -260,6 +261,9 @@ def _measured_from_polygons(
     )
     if not code.size:
         check_polygons(polygons, height, width)  # says what is wrong
+        raise MaskError(
+            "polygon_too_long", f"{len(points)} polygons have an outline of more than {kernels.MAX_OUTLINE:,} px in all"
+        )
     for index, (signed, perimeter, filled) in enumerate(figures.tolist()):
         spare = abs(filled - signed) - 0.1 * filled
         if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points[index].reshape(-1, 2)):

@@ -126,6 +126,10 @@ def test_components_touch_diagonally():
         pytest.param([[0, 0, 9, 9, 9, 0, 0, 9]], "polygon_self_intersecting", id="bow tie"),
         pytest.param([[0, 0, 1e308, 0, -1e308, 5]], "polygon_out_of_frame", id="huge numbers"),
         pytest.param([["1", "2", "9", "2", "9", "9"]], "segmentation_invalid", id="numbers as text"),
+        pytest.param([["x" * 10**6] + ["y"] * 10**5], "segmentation_invalid", id="texts that would fill the memory"),
+        pytest.param([[["x" * 10**6]] + [["y"]] * 10**5], "segmentation_invalid", id="such texts in lists"),
+        pytest.param({"size": [10, 10], "counts": ["x" * 10**6] + ["y"] * 10**5}, "rle_invalid", id="such counts"),
+        pytest.param([[0, 0, 10, 10] * 150_000 + [0, 10]], "polygon_too_long", id="an outline that never ends"),
         pytest.param({"size": [10, 10], "counts": [2**62] * 4 + [100]}, "rle_size", id="sum overflows"),
         pytest.param({"size": [10, 10], "counts": [2**80]}, "rle_invalid", id="no machine number"),
         pytest.param([], "segmentation_invalid", id="empty list"),
@@ -146,6 +150,14 @@ def test_bad_segmentations_say_why(segmentation, reason):
     assert caught.value.reason == reason
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.reason, str(again)) == (reason, str(caught.value))
+
+
+def test_many_polygons_equal_pycocotools():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 190, (3001, 1, 2)) + np.array([(0, 0), (4, 0), (4, 3), (0, 6)])
+    flat = corners.reshape(3001, 8).tolist()
+    expected = oracle.merge(oracle.frPyObjects(flat, 200, 200))["counts"]
+    assert masks.rle_from_polygons(flat, 200, 200) == expected
 
 
 def test_a_star_whose_middle_is_ambiguous_is_refused():
