@@ -17,7 +17,7 @@ import numpy as np
 from builders import panoptic
 from builders.pictures import NAME_ERRORS
 from builders.reading import RecordError, make_object
-from dataengine import images, masks
+from dataengine import images
 from dataengine.builder import SourceError
 from dataengine.sample import Object
 from dataengine.store.files import Folder
@@ -148,7 +148,7 @@ def segments(maps: Maps, variant: Variant, meaning: Meaning) -> Segments:
     except images.ImageError as error:
         raise RecordError(error.reason, str(error)) from None
     found = Segments()
-    ignored = [] if variant == "instance" else [VOID]
+    ignored = set() if variant == "instance" else {VOID}
     for key in sorted(rles.keys() - {VOID}):
         label, of_instance = key & ~THING, variant == "instance" or key >= THING
         name = f"instance {label & _CLASS}/{label >> CLASS_BITS}" if of_instance else f"label {label}"
@@ -156,18 +156,25 @@ def segments(maps: Maps, variant: Variant, meaning: Meaning) -> Segments:
             category = _category(label, of_instance, meaning)
         except RecordError as error:
             found.refused.append((name, error))
-            ignored.append(key)
+            ignored.add(key)
             continue
         if variant == "panoptic" and not of_instance and category not in meaning.stuff:
             found.filtered["no_instance"] += 1
-            ignored.append(key)
+            ignored.add(key)
             continue
         found.objects.append(make_object(rles[key], maps.height, maps.width, category, name))
     if variant == "panoptic":
         found.filtered["covered"] = _num_covered(maps, rles.keys(), meaning)
-    void = [rles[key] for key in ignored if key in rles]
-    found.ignore = masks.union(void, maps.height, maps.width) if void else None
+    found.ignore = _rle_of(ignored & rles.keys(), maps.starts, keys, maps.height, maps.width)
     return found
+
+
+def _rle_of(wanted: Set[int], starts: np.ndarray, keys: np.ndarray, height: int, width: int) -> bytes | None:
+    """The pixels of all these keys together; one pass, for a damaged map may have tens of thousands of them."""
+    if not wanted:
+        return None
+    is_wanted = np.isin(keys, np.array(sorted(wanted), dtype=np.uint32))
+    return panoptic.rles_from_runs(starts, is_wanted, height, width)[True]
 
 
 def _category(label: int, of_instance: bool, meaning: Meaning) -> int:

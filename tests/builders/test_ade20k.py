@@ -131,6 +131,23 @@ def test_three_variants_of_one_picture(read_source, tree):
     assert account.built == {"images": 2, "segments": 9}
 
 
+def test_a_map_of_noise_is_ignored_where_it_says_nothing(read_source, tmp_path):
+    """Thousands of segments that cannot be used are one union."""
+    tree = ChallengeTree(tmp_path / "noise")
+    rng = np.random.default_rng(0)
+    classes, things = rng.integers(0, 256, (200, 200)), rng.integers(0, 256, (200, 200, 2), np.uint8)
+    tree.add("ADE_val_00000001", classes, things)
+    (reading,) = read_source(ade20k, tree.root, "ovseg", variants=ALL)
+    semantic, instance, panoptic = reading.samples
+    is_void = (things == 0).all(-1)
+    is_refused = ~is_void & ((things[..., 0] == 0) | (things[..., 0] > 100) | (things[..., 1] == 0))
+    is_stuff = (0 < classes) & (classes <= 150) & ~np.isin(classes, list(THINGS))
+    assert semantic.ignore == rle((classes == 0) | (classes > 150))
+    assert instance.ignore == rle(is_refused)
+    assert panoptic.ignore == rle(is_refused | (is_void & ~is_stuff))
+    assert len(reading.account.quarantined["segments"]) == 2
+
+
 def painted(classes: np.ndarray, things: np.ndarray, instance_classes: dict[int, int]) -> dict[str, list]:
     """What each variant should hold, painted pixel by pixel: category, and the raster of each segment."""
     semantic = [(c - 1, classes == c) for c in np.unique(classes).tolist() if c]
