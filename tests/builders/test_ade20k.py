@@ -141,7 +141,7 @@ def test_a_map_of_noise_is_ignored_where_it_says_nothing(read_source, tmp_path):
     semantic, instance, panoptic = reading.samples
     is_void = (things == 0).all(-1)
     is_refused = ~is_void & ((things[..., 0] == 0) | (things[..., 0] > 100) | (things[..., 1] == 0))
-    is_stuff = (0 < classes) & (classes <= 150) & ~np.isin(classes, list(THINGS))
+    is_stuff = (classes > 0) & (classes <= 150) & ~np.isin(classes, list(THINGS))
     assert semantic.ignore == rle((classes == 0) | (classes > 150))
     assert instance.ignore == rle(is_refused)
     assert panoptic.ignore == rle(is_refused | (is_void & ~is_stuff))
