@@ -11,6 +11,7 @@ from dataengine import kernels, masks
 from dataengine.masks import Crop, MaskError
 from dataengine.sample import Prompt
 
+SMALL = 32  # px; a radius that any picture may have, those of a few pixels too
 MAX_PARTS = 1 << 16  # discs or boxes; a bitmap that takes more is no click, stroke or box
 
 
@@ -24,7 +25,7 @@ def render(prompt: Prompt, height: int, width: int) -> Crop | None:
         height, width: of the canvas, px.
     Raises:
         MaskError: a mask that cannot be decoded, or `prompt_points`: points that are none of this canvas, boxes turned
-            inside out, a radius larger than the canvas.
+            inside out, a radius larger than the canvas and SMALL.
     """
     if prompt.status == "none":
         return None
@@ -35,7 +36,7 @@ def render(prompt: Prompt, height: int, width: int) -> Crop | None:
     points = np.array(prompt.points, dtype=np.float64).reshape(-1, 2)
     inside = (points >= 0).all() and (points <= (width, height)).all()  # a NaN is neither
     turned = prompt.kind == "box" and (len(points) % 2 or (points[::2] >= points[1::2]).any())
-    if not inside or turned or not 0 <= prompt.radius <= height + width:
+    if not inside or turned or not 0 <= prompt.radius <= max(SMALL, height + width):
         raise MaskError("prompt_points", f"a {prompt.kind} has no place on {width} x {height} px: {prompt.points[:4]}…")
     if prompt.kind == "box":  # all pixels that it touches
         return boxes_crop(np.hstack([np.floor(points[::2]), np.ceil(points[1::2])]).astype(np.int64))

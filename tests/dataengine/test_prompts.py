@@ -124,6 +124,12 @@ def test_boxes_of_a_bitmap_are_disjoint_and_make_it_up(corners):
         assert len(found) == 1
 
 
+def test_a_disc_may_be_larger_than_its_picture():
+    """PSALM's click of 10 px on a picture of one pixel."""
+    drawn = render(prompt("point", points=(0.5, 0.5), parts=(1,), radius=10.0), 1, 1)
+    assert drawn.mask.tolist() == [[True]]
+
+
 def test_a_bitmap_of_many_parts_is_given_up_early():
     """A few bytes of RLE can claim every pixel of a large picture; their places would take gigabytes."""
     full = masks.Crop(np.ones((1000, 1000), bool), 0, 0)
