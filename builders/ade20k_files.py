@@ -17,11 +17,14 @@ from typing import Any
 from builders.ade20k_names import is_name
 from builders.pictures import NAME_ERRORS
 from builders.reading import RecordError, plain
+from dataengine.builder import SourceError
 from dataengine.records import MAX_PAYLOAD, Bad
 from dataengine.store.files import Folder
 
 PICTURES = (".jpg", ".jpeg", ".png")
 MAX_JSON = 1 << 26  # bytes; published ones have some 30 thousand
+MAX_OBJECTS = 1 << 16  # of one picture; published ones have a few hundred
+MAX_BAD = 100_000  # more bad records than this are not bad records but the wrong folder
 MAX_CLASS = 25 * 256 + 255  # the largest that red and green can say
 MAX_DEPTH = 8  # of folders of scenes
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
@@ -43,7 +46,7 @@ class Listed:
     bad: list[Bad] = field(default_factory=list)
 
     def refuse(self, file: str, stem: str, error: RecordError, payload: str, which: str = "") -> None:
-        """Note what cannot be used: a picture, or an object of it."""
+        """Note what cannot be used: a picture, or an object of it. SourceError: there are too many."""
         stem = plain(stem)
         self.bad.append(
             Bad(
@@ -56,6 +59,8 @@ class Listed:
                 payload=payload[:MAX_PAYLOAD],
             )
         )
+        if len(self.bad) > MAX_BAD:
+            raise SourceError(f"{file}: more than {MAX_BAD:,} records cannot be used; the last one: {self.bad[-1]}")
 
 
 def list_challenge(folders: Mapping[str, Folder], label: str) -> Listed:
@@ -196,6 +201,10 @@ def _described(document: Any) -> _Described:
         objects = [objects]
     if not isinstance(objects, list):
         raise RecordError("bad_field", "annotation.object must be a list of objects")
+    if len(objects) > MAX_OBJECTS:
+        raise RecordError(
+            "bad_field", f"annotation.object lists {len(objects):,} objects; at most {MAX_OBJECTS:,} are read"
+        )
     found = _Described()
     for number, value in enumerate(objects):
         try:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as oracle
 
-from builders import ade20k, ade20k_names
+from builders import ade20k, ade20k_files, ade20k_names
 from dataengine import conversation, invariants, masks
 from dataengine.builder import OptionError, SourceError
 from dataengine.keyed import keyed
@@ -135,7 +135,7 @@ def test_a_map_of_noise_is_ignored_where_it_says_nothing(read_source, tmp_path):
     """Thousands of segments that cannot be used are one union."""
     tree = ChallengeTree(tmp_path / "noise")
     rng = np.random.default_rng(0)
-    classes, things = rng.integers(0, 256, (200, 200)), rng.integers(0, 256, (200, 200, 2), np.uint8)
+    classes, things = rng.integers(0, 256, (100, 100)), rng.integers(0, 256, (100, 100, 2), np.uint8)
     tree.add("ADE_val_00000001", classes, things)
     (reading,) = read_source(ade20k, tree.root, "ovseg", variants=ALL)
     semantic, instance, panoptic = reading.samples
@@ -675,3 +675,17 @@ def test_published_pictures_build(read_source, fixtures, golden):
         histogram["255"] = masks.area(sample.ignore, sample.height, sample.width)
         assert histogram == golden[1]["fixture_semantic_shifted"][name]
     assert not reading.bad
+
+
+def test_objects_beyond_all_measure_are_one_bad_picture(read_source, full):
+    full.add("ADE_train_00000009", *street(), [0] * (ade20k_files.MAX_OBJECTS + 1))
+    (reading,) = read_source(ade20k, full.root.parents[2], "genseg", edition=2021)
+    (found,) = (bad for bad in reading.report.bad if bad.group == "ADE_train_00000009")
+    assert (found.unit, found.reason) == ("images", "bad_field")
+
+
+def test_a_folder_of_bad_records_alone_is_refused(read_source, full, monkeypatch):
+    monkeypatch.setattr(ade20k_files, "MAX_BAD", 3)
+    full.add("ADE_train_00000009", *street(), [0] * 4)
+    with pytest.raises(SourceError, match=r"ADE_train_00000009\.json: more than 3 records cannot be used"):
+        read_source(ade20k, full.root.parents[2], "genseg", edition=2021)
