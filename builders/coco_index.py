@@ -37,6 +37,7 @@ class Index:
     images: int = 0
     annotations: int = 0
     categories: list[dict[str, Any]] = field(default_factory=list)
+    category_ids: set[int] = field(default_factory=set)
     licenses: dict[str, list[str | None]] = field(default_factory=dict)
     namespace: str | None = None
     bad: list[Bad] = field(default_factory=list)
@@ -165,8 +166,9 @@ def add_category(index: Index, name: str, record: Record) -> None:
     if not usable or value["id"] >= 1 << 31:
         problem = record.error or "a category needs a whole-number id and a name"
         raise SourceError(f"{name}: categories[{record.position}]: {problem}")
-    if any(category["id"] == value["id"] for category in index.categories):
+    if value["id"] in index.category_ids:
         raise SourceError(f"{name}: category id {value['id']} is given twice")
+    index.category_ids.add(value["id"])
     index.categories.append(value)
 
 

@@ -446,13 +446,16 @@ def checked_points(points: Any) -> np.ndarray:
     Raises:
         RecordError: `bad_points`.
     """
-    try:
-        array = np.asarray(points)
-    except (TypeError, ValueError, OverflowError):
-        array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or array.dtype.kind not in "iuf":
+    corners = points if isinstance(points, list) else []
+    flat = [value for corner in corners if isinstance(corner, list) and len(corner) == 2 for value in corner]
+    # checked before NumPy sees them: it would give each text of a list the room of the longest
+    if len(flat) < max(6, 2 * len(corners)) or not {int, float}.issuperset(map(type, flat)):
         raise RecordError("bad_points", "a polygon needs a list of at least 3 points [x, y]")
-    if not (np.abs(array.astype(np.float64)) < MAX_COORDINATE).all():  # a NaN is not
+    try:
+        array = np.array(flat, dtype=np.float64).reshape(-1, 2)
+    except OverflowError:
+        raise RecordError("bad_points", "a polygon has a number of too many digits") from None
+    if not (np.abs(array) < MAX_COORDINATE).all():  # a NaN is not
         raise RecordError("bad_points", f"a polygon has a point that is NaN or {MAX_COORDINATE:,} px or more away")
     return array.astype(np.int32)
 
