@@ -51,6 +51,7 @@ __all__ = [
     "NAME",
     "TASKS",
     "VERSION",
+    "exemplars",
     "image_keys",
     "index",
     "locate",
@@ -204,6 +205,17 @@ def image_keys(context: Context, index: Folder) -> Iterator[str]:
     """See `Builder.image_keys`."""
     for key in read_keys(index):
         yield numbered_key(namespace_of(context), int(key))
+
+
+def exemplars(context: Context, index: Folder) -> Iterator[list[tuple[str, int]]]:
+    """See `Builder`: annotation and category ids, of each row; crowds are none."""
+    known = {category.id for category in context.categories}
+    for row in read_rows(index):
+        yield [
+            (str(value["id"]), value["category_id"])
+            for value in map(decode, row.members)
+            if is_whole(value.get("category_id")) and value["category_id"] in known and not value.get("iscrowd")
+        ]
 
 
 def namespace_of(context: Context) -> str:

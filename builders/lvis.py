@@ -20,7 +20,7 @@ from pydantic import Field
 from builders import options as opts
 from builders import places
 from builders.categories import ask_for_categories, category_regions, object_regions, targets_of
-from builders.coco import license_of, objects_of
+from builders.coco import exemplars, license_of, objects_of
 from builders.coco_index import index_file
 from builders.pictures import coco_id, coco_names, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, checked_size, is_whole, outcomes, plain
@@ -39,6 +39,7 @@ __all__ = [
     "NAME",
     "TASKS",
     "VERSION",
+    "exemplars",
     "image_keys",
     "index",
     "locate",
@@ -239,7 +240,7 @@ def _outcome(context: Context, row: Row, *, names: Mapping[int, str]) -> Outcome
     absent = negatives - withheld - {thing.category_id for thing in found.objects}
     samples = _samples(context, base, kept, absent, names)
     _settle(account, context.options.task, kept, bool(samples))
-    return Outcome(group=row.key, samples=samples, bad=refused, account=account)
+    return Outcome(group=row.key, samples=samples, bad=refused, account=account, absent=absent)
 
 
 def _category_ids(value: Mapping[str, Any], field: str, names: Mapping[int, str]) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """Shapes: the bundled procedural world (`dataengine synth shapes`), read like the COCO tree it writes."""
 
-from builders.coco import TASKS, VERSION, image_keys, index, locate, parse_options, read, select
+from builders.coco import TASKS, VERSION, exemplars, image_keys, index, locate, parse_options, read, select
 from dataengine.builder import About
 from dataengine.sample import License
 
@@ -11,6 +11,7 @@ __all__ = [
     "NAME",
     "TASKS",
     "VERSION",
+    "exemplars",
     "image_keys",
     "index",
     "locate",

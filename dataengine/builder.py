@@ -88,7 +88,8 @@ class Context:
 class Outcome:
     """What became of one index row: samples without turns, bad records, and counts that add up.
 
-    group: the row's key, by which a bad record is found again (`Bad.group`). unit: what a row is counted as.
+    group: the row's key, by which a bad record is found again (`Bad.group`). unit: what a row is counted as. absent:
+    ids of the categories that are known not to be in the picture; None: all of which it has no record.
     """
 
     group: str
@@ -96,6 +97,7 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     account: Account = field(default_factory=Account)
+    absent: frozenset[int] | None = None
 
 
 class Builder(Protocol):
@@ -103,7 +105,9 @@ class Builder(Protocol):
 
     It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root; and one whose
     objects come with prompts of their own says `BRINGS_PROMPTS = True`: a recipe then needs no `prompts` for its
-    regions. Objects that have prompts keep them, whatever the recipe says.
+    regions. Objects that have prompts keep them, whatever the recipe says. One whose objects may be shown in other
+    pictures has a function `exemplars(context, index)` like `image_keys`: for each row, in order, pairs of annotation
+    id and category id of the objects that it may have.
     """
 
     NAME: str
@@ -180,6 +184,11 @@ def names() -> list[str]:
 def brings_prompts(name: str) -> bool:
     """Whether there is a builder of that name, and its objects come with prompts."""
     return name in names() and bool(getattr(load(name), "BRINGS_PROMPTS", False))
+
+
+def has_exemplars(name: str) -> bool:
+    """Whether there is a builder of that name that lists the objects which other pictures may show."""
+    return name in names() and hasattr(load(name), "exemplars")
 
 
 def load(name: str) -> Builder:

@@ -156,8 +156,12 @@ def _check_regions(sample: Sample) -> None:
                 f"condition {number} is a {condition.kind} with exemplar {condition.exemplar} and "
                 f"reference {condition.reference}",
             )
-        for index, values in shown:
-            if index >= len(values) or all(p.status == "none" for p in values[index].prompts):
+        if condition.shots and condition.reference < 0:
+            raise InvariantError(
+                sample.sample_id, "region_prompt", f"condition {number} has further shots, but no reference"
+            )
+        for index, values in [*shown, *((shot, sample.references) for shot in condition.shots)]:
+            if not 0 <= index < len(values) or all(p.status == "none" for p in values[index].prompts):
                 raise InvariantError(
                     sample.sample_id, "region_prompt", f"condition {number} shows {index}, which has no prompt"
                 )

@@ -117,6 +117,9 @@ class Condition:
     )
     exemplar: int = _column("int16", "object whose prompt a region shows, or -1", default=-1)
     reference: int = _column("int16", "reference whose prompt a region shows, or -1", default=-1)
+    shots: tuple[int, ...] = _column(
+        "list<int16>", "further references that show the same region, besides `reference`", default=()
+    )
     explanation: str | None = _column(
         "string", "reaseg: what the answer says besides its mask; else null", default=None
     )
@@ -169,7 +172,12 @@ class Sample:
 
     sample_id: str = _column("string", "{source}/{split}/{image_key}/{task}[/{n}], unique in a dataset")
     task: Task = _column("string", "one of TASKS")
-    variant: str | None = _column("string", "genseg and ovseg: panoptic, semantic or instance; else null", default=None)
+    variant: str | None = _column(
+        "string",
+        "genseg and ovseg: panoptic, semantic or instance; a benchmark's vgdseg: same_image, cross_image, negatives or "
+        "k_shot; else null",
+        default=None,
+    )
     source: str = _column("string", "name of the source")
     split: str = _column("string", "the source's split")
     image: Image | None = _column("Image", "null for text-only chat")

@@ -27,7 +27,7 @@ from dataengine.store.commits import Commit
 from dataengine.store.files import Folder, Stored, is_temporary
 from dataengine.store.lock import driver_lock
 from dataengine.store.shards import ShardWriter
-from pipelines import mix, prompting
+from pipelines import mix, prompting, variants
 from pipelines import plan as planning
 from pipelines import roles as split_roles
 from pipelines.plan import Job, Plan, ShardTask, Split
@@ -205,15 +205,13 @@ def _finished(folder: Folder, plan: Plan) -> dict[str, Any]:
 def _job(
     recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_roles.Roles, stored: Stored, seed: int
 ) -> Job:
-    indexes = {}
-    for split in splits:
-        where = str(split.index)
-        if not folder.is_local:
-            name = f"{INDEX}/{split.index.name}"
-            folder.delete(name)
-            folder.publish(split.index, name)
-            where = (folder / name).uri
-        indexes[split.key] = where
+    indexes = {split.key: _where_workers_find(folder, split.index) for split in splits}
+    pools = {}
+    if recipe.variants is not None and recipe.variants.any:
+        for split in splits:
+            pool = split.index.with_suffix(".pool.parquet")
+            variants.write_pool(split.spec.builder, context_of(split, seed), split.index, pool)
+            pools[split.key] = _where_workers_find(folder, pool)
     return Job(
         out=folder.uri,
         builders={split.key: split.spec.builder for split in splits},
@@ -223,8 +221,20 @@ def _job(
         roles_sha256=stored.sha256,
         forbid=roles.forbid,
         prompts=recipe.prompts,
+        variants=recipe.variants,
+        pools=pools,
         seed=seed,
     )
+
+
+def _where_workers_find(folder: Folder, file: Path) -> str:
+    """Where a file that a build needs while it runs stands for its workers: in remote outputs, a copy of it."""
+    if folder.is_local:
+        return str(file)
+    name = f"{INDEX}/{file.name}"
+    folder.delete(name)
+    folder.publish(file, name)
+    return (folder / name).uri
 
 
 def _remove_remote_indexes(folder: Folder) -> None:
@@ -345,13 +355,14 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
     forbidden = split_roles.load_forbidden(job.roles, job.roles_sha256, job.forbid)
+    library = library_of(job, key)
     outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
     with out.staging(task.shard) as staged:
         writer = ShardWriter(staged)
         try:
             for outcome in outcomes:
                 allowed = split_roles.without_forbidden(outcome, task.split, forbidden)
-                finished = finish(allowed, job.prompts, job.seed)
+                finished = finish(allowed, job.prompts, job.seed, library)
                 for sample in finished.samples:
                     writer.write(sample, checked=True)
                     written.add(sample)
@@ -365,6 +376,20 @@ def build_task(job: Job, task: ShardTask) -> Commit:
         fault_point("written")
         shard = out.publish(staged, task.shard) if written.rows else None
     return _commit(out, task, shard, written, bad, account)
+
+
+def library_of(job: Job, key: str) -> variants.Library | None:
+    """Where the variants of a split's samples find the objects of other pictures; None where there are no variants."""
+    if job.variants is None or key not in job.pools:
+        return None
+    return variants.Library(
+        builder=job.builders[key],
+        context=job.contexts[key],
+        index=Folder(job.indexes[key]),
+        pool=variants.load_pool(job.pools[key]),
+        prompts=job.prompts,
+        spec=job.variants,
+    )
 
 
 @cache
@@ -426,10 +451,13 @@ def _commit(
     return commit
 
 
-def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
-    """Prompts, exemplars and conversation for the samples of one picture, checked.
+def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int, library: variants.Library | None = None) -> Outcome:
+    """Prompts, exemplars, variants and conversation for the samples of one picture, checked.
 
     Where one of its samples does not hold, the whole picture is quarantined.
+
+    Args:
+        library: what the samples' variants are made of; None where none are wanted.
     """
     if not outcome.samples:
         return outcome
@@ -443,6 +471,8 @@ def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
             account.read["conditions"] += prompted.conditions + prompted.dropped
             account.built["conditions"] += prompted.conditions
             account.filter("conditions", "no_prompt", prompted.dropped)
+        if library is not None and samples:
+            samples = _varied(samples, outcome, library, account)
         rendered = [
             conversation.render(s, keyed(seed, s.sample_id, "conversation", conversation.VERSION)) for s in samples
         ]
@@ -459,6 +489,19 @@ def finish(outcome: Outcome, prompts: PromptSpec | None, seed: int) -> Outcome:
         account.built["annotations"] -= len(lost)
         account.filter("annotations", "no_prompt", len(lost))
     return replace(outcome, samples=rendered, account=account)
+
+
+def _varied(
+    samples: Sequence[Sample], outcome: Outcome, library: variants.Library, account: Account
+) -> Sequence[Sample]:
+    """The samples and their variants, whose regions are counted."""
+    made = [variants.vary(sample, outcome, library) for sample in samples]
+    for varied in made:
+        account.read["variant_regions"] += varied.built + sum(varied.filtered.values())
+        account.built["variant_regions"] += varied.built
+        for reason, number in varied.filtered.items():
+            account.filter("variant_regions", reason, number)
+    return [sample for varied in made for sample in varied.samples]
 
 
 def _ids(samples: Sequence[Sample]) -> set[str]:

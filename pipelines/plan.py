@@ -15,8 +15,8 @@ from dataengine import builder, conversation, keyed
 from dataengine.builder import Context, IndexReport, Part
 from dataengine.sample import FORMAT_VERSION
 from dataengine.store.commits import PLAN, DatasetError
-from pipelines import prompting
-from pipelines.recipe import PromptSpec, Recipe, SourceSpec
+from pipelines import prompting, variants
+from pipelines.recipe import PromptSpec, Recipe, SourceSpec, VariantSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Job:
     """What a worker needs besides its task. indexes: where each split's index stands, a path or URI.
 
     roles, roles_sha256: where the roles of all pictures stand, and the file's hash. forbid: those that must not be
-    trained on.
+    trained on. pools: where the objects of each split stand that other pictures may show; for variants only.
     """
 
     out: str
@@ -69,6 +69,8 @@ class Job:
     roles_sha256: str
     forbid: tuple[str, ...]
     prompts: PromptSpec | None
+    variants: VariantSpec | None
+    pools: Mapping[str, str]
     seed: int
 
 
@@ -123,7 +125,7 @@ def _task(base: str, split: Split, start: int, stop: int, shard: str | None) -> 
 
 def _identity(recipe: Recipe, splits: list[Split], seed: int, limit: int | None) -> dict[str, Any]:
     """What decides the output's bytes: no paths, hosts or times."""
-    from prompts_sim import VERSIONS
+    from prompts_sim import FALLBACK, VERSIONS
 
     prompts = recipe.prompts
     return {
@@ -134,11 +136,14 @@ def _identity(recipe: Recipe, splits: list[Split], seed: int, limit: int | None)
             "conversation": conversation.VERSION,
             "exemplars": prompting.VERSION,
             "prompts": None if prompts is None else {"profile": prompts.profile, "version": VERSIONS[prompts.profile]},
+            **({} if prompts is None or not prompts.fallback else {"fallback": {FALLBACK: VERSIONS[FALLBACK]}}),
+            **({} if recipe.variants is None else {"variants": variants.VERSION}),
         },
         "recipe": {
             "name": recipe.name,
             "description": recipe.description,
             "prompts": None if prompts is None else prompts.model_dump(mode="json"),
+            "variants": None if recipe.variants is None else recipe.variants.model_dump(mode="json"),
             "shard": recipe.shard.model_dump(mode="json"),
             "mixing": None if recipe.mixing is None else recipe.mixing.model_dump(mode="json"),
         },

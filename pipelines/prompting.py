@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from dataengine.keyed import keyed
@@ -36,7 +36,7 @@ def attach(samples: Sequence[Sample], spec: PromptSpec | None, seed: int) -> Pro
         and any(map(shows_regions, samples))
         and not all(thing.prompts or thing.crowd for thing in by_id.values())
     ):
-        by_id = {thing.annotation_id: thing for thing in _simulated(list(by_id.values()), samples[0], spec, seed)}
+        by_id = {thing.annotation_id: thing for thing in simulated(list(by_id.values()), samples[0], spec, seed)}
     kept = []
     for sample in samples:
         if not shows_regions(sample):
@@ -57,10 +57,23 @@ def shows_regions(sample: Sample) -> bool:
     return any(condition.kind == "region" for condition in sample.conditions)
 
 
-def _simulated(objects: Sequence[Object], sample: Sample, spec: PromptSpec, seed: int) -> list[Object]:
-    """All objects of a picture with prompts; all are simulated, because their figures look at the others."""
+def simulated(
+    objects: Sequence[Object],
+    sample: Sample,
+    spec: PromptSpec | None,
+    seed: int,
+    only: Collection[str] | None = None,
+) -> Sequence[Object]:
+    """Objects of a picture with their prompts; those that have some keep them.
+
+    Args:
+        objects: all of the picture, because a prompt's figures look at the others. sample: one of the picture.
+        only: annotation ids of those that are to be prompted; None for all.
+    """
     from prompts_sim import simulate
 
+    if spec is None:
+        return objects
     made = simulate(
         objects,
         sample.height,
@@ -69,6 +82,8 @@ def _simulated(objects: Sequence[Object], sample: Sample, spec: PromptSpec, seed
         seed=seed,
         image_key=sample.image_key,
         kinds=spec.kinds,
+        fallback=spec.fallback,
+        only=only,
     )
     return [own if own.prompts else new for own, new in zip(objects, made, strict=True)]
 

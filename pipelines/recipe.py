@@ -89,10 +89,31 @@ class SourceSpec(_Model):
 
 
 class PromptSpec(_Model):
-    """Which visual prompts are simulated for the objects of region conditions."""
+    """Which visual prompts are simulated for the objects of region conditions.
+
+    fallback: make those that the profile cannot make by the `strict` one, which never fails, and flag them; else such
+    a prompt has the status `none`.
+    """
 
     profile: Literal["published", "strict"] = "published"
     kinds: Kinds = ("point", "scribble", "box", "mask")
+    fallback: bool = False
+
+
+class VariantSpec(_Model):
+    """What else is asked of each picture of a `vgdseg` source; see `pipelines.variants`.
+
+    cross_image: its categories, each shown in another picture. negatives: how many absent categories are shown besides
+    those that are there. shots: in how many other pictures each of its categories is shown.
+    """
+
+    cross_image: bool = False
+    negatives: Int = Field(default=0, ge=0, le=1000)
+    shots: Int = Field(default=0, ge=0, le=100)
+
+    @property
+    def any(self) -> bool:
+        return self.cross_image or self.negatives > 0 or self.shots > 0
 
 
 class ShardSpec(_Model):
@@ -157,6 +178,7 @@ class Recipe(_Model):
     held_out: sources that are only read for the pictures of their held-out splits.
     forbid: roles (`source/split`) whose pictures must not be trained on; None for all held-out splits that there are
         of `sources` and `held_out`.
+    variants: samples besides those of the sources themselves, for benchmarks.
     mixing: how often a trainer draws from each source.
     """
 
@@ -167,6 +189,7 @@ class Recipe(_Model):
     held_out: dict[Name, SourceSpec] = {}
     forbid: Roles | None = None
     prompts: PromptSpec | None = None
+    variants: VariantSpec | None = None
     mixing: MixSpec | None = None
     shard: ShardSpec = ShardSpec()
     budget: BudgetSpec = BudgetSpec()
@@ -181,6 +204,15 @@ class Recipe(_Model):
         if shown:
             message = f"source {shown[0]} needs visual prompts: add `prompts:` to the recipe"
             raise _Misplaced(f"sources.{shown[0]}", message)
+        return self
+
+    @model_validator(mode="after")
+    def _variants_have_exemplars(self) -> Recipe:
+        if self.variants is not None and self.variants.any:
+            for name, spec in self.sources.items():
+                if spec.task != "vgdseg" or not builder.has_exemplars(spec.builder):
+                    message = f"variants need sources of task vgdseg whose builder lists exemplars; {name} is none"
+                    raise _Misplaced("variants", message)
         return self
 
     @model_validator(mode="after")
@@ -302,7 +334,12 @@ def _first_of(error: ValidationError) -> tuple[str, str]:
 
 def _model_at(loc: list[str]) -> type[BaseModel]:
     """The model whose keys stand at a place of a recipe."""
-    models: dict[str, type[BaseModel]] = {"prompts": PromptSpec, "shard": ShardSpec, "budget": BudgetSpec}
+    models: dict[str, type[BaseModel]] = {
+        "prompts": PromptSpec,
+        "variants": VariantSpec,
+        "shard": ShardSpec,
+        "budget": BudgetSpec,
+    }
     if not loc:
         return Recipe
     if loc[0] == "mixing":

@@ -1,0 +1,273 @@
+"""Variants of region samples, for benchmarks: exemplars in other pictures, regions of absent categories, more shots.
+
+Each picture of a `vgdseg` source has a sample whose categories are shown by objects of its own. Here the others are
+made from it; what is to be found is the same. Which objects are shown is drawn by keys, from all that the split has.
+
+| variant | its regions |
+|---|---|
+| `same_image` | the picture's categories, each shown by one of its own objects |
+| `cross_image` | the same categories, each shown by an object of another picture |
+| `negatives` | those of `same_image`, and absent categories, each shown by an object of another picture |
+| `k_shot` | the same categories, each shown by objects of several other pictures |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dataengine import builder
+from dataengine.builder import Context, Outcome
+from dataengine.keyed import keyed
+from dataengine.sample import Condition, Image, Object, Reference, Sample
+from dataengine.store.files import Folder
+from pipelines.prompting import simulated
+from pipelines.recipe import PromptSpec, VariantSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1  # of the choice of references
+SAME_IMAGE, CROSS_IMAGE, NEGATIVES, K_SHOT = "same_image", "cross_image", "negatives", "k_shot"
+NAMES = (SAME_IMAGE, CROSS_IMAGE, NEGATIVES, K_SHOT)
+MAX_TRIES = 100  # objects that are looked at for one reference; the first one that can be shown is taken
+
+
+# --- the objects that may be shown -----------------------------------------------------------------------------------
+
+
+def write_pool(builder_name: str, context: Context, index: Path, target: Path) -> None:
+    """Write the objects of a split that other pictures may show: category_id, row, group, annotation_id; sorted.
+
+    Args:
+        index: of the split. target: the Parquet file to write.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from builders.rows import read_keys
+
+    folder = Folder(str(index))
+    made = builder.load(builder_name)
+    there = zip(made.exemplars(context, folder), read_keys(folder), strict=True)  # type: ignore[attr-defined]
+    rows = [
+        (category, row, group, annotation)
+        for row, (objects, group) in enumerate(there)
+        for annotation, category in objects
+    ]
+    columns = list(zip(*sorted(rows), strict=True)) or [(), (), (), ()]
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, _schema(), strict=True)], schema=_schema())
+    pq.write_table(table, target, compression="zstd")
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [("category_id", pa.int64()), ("row", pa.int64()), ("group", pa.string()), ("annotation_id", pa.string())]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An object that may be shown: row of the index and its key, annotation id."""
+
+    row: int
+    group: str
+    annotation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """All objects that may be shown. starts: by category, where its own begin and end in the columns."""
+
+    rows: np.ndarray
+    groups: Sequence[str]
+    annotation_ids: Sequence[str]
+    starts: Mapping[int, tuple[int, int]]
+
+    def draw(self, category: int, group: str, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Objects of a category in other pictures than `group`, in random order."""
+        begin, end = self.starts.get(category, (0, 0))
+        for place in (begin + rng.permutation(end - begin)).tolist():
+            if self.groups[place] != group:
+                yield Candidate(
+                    row=int(self.rows[place]), group=self.groups[place], annotation_id=self.annotation_ids[place]
+                )
+
+
+@lru_cache(maxsize=2)
+def load_pool(uri: str) -> Pool:
+    """The pool of a file by path or URI; read once in a process."""
+    import pyarrow.parquet as pq
+
+    with Folder(uri).open() as file:
+        table = pq.ParquetFile(file).read(use_threads=False)
+    categories = table.column("category_id").to_numpy()
+    ids, begins = np.unique(categories, return_index=True)
+    ends = [*begins[1:].tolist(), len(categories)]
+    return Pool(
+        rows=table.column("row").to_numpy(),
+        groups=table.column("group").to_pylist(),
+        annotation_ids=table.column("annotation_id").to_pylist(),
+        starts=dict(zip(ids.tolist(), zip(begins.tolist(), ends, strict=True), strict=True)),
+    )
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """Where the objects of other pictures are fetched from. index: of the split, as the worker finds it."""
+
+    builder: str
+    context: Context
+    index: Folder
+    pool: Pool
+    prompts: PromptSpec | None
+    spec: VariantSpec
+
+    @property
+    def seed(self) -> int:
+        return self.context.seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Varied:
+    """All samples of a picture; how many of the regions wanted could not be shown, by reason."""
+
+    samples: tuple[Sample, ...]
+    built: int
+    filtered: Mapping[str, int]
+
+
+def vary(base: Sample, outcome: Outcome, library: Library) -> Varied:
+    """A picture's sample, and its variants. Regions of which no reference is to be had are left out, and counted.
+
+    Args:
+        base: with prompts and exemplars. outcome: what the builder gave, for what it knows to be absent.
+    """
+    spec = library.spec
+    base = replace(base, variant=SAME_IMAGE)
+    made = [base]
+    filtered: dict[str, int] = {}
+    wanted: list[tuple[str, Sequence[_Shown]]] = []
+    own = [_Shown(condition=c) for c in base.conditions]
+    if spec.cross_image:
+        wanted.append((CROSS_IMAGE, [_referring(c, 1) for c in base.conditions]))
+    if spec.shots:
+        wanted.append((K_SHOT, [_referring(c, spec.shots) for c in base.conditions]))
+    if spec.negatives and outcome.absent is None and outcome.bad:  # the categories of refused records are not known
+        filtered["absence_unsure"] = spec.negatives
+    elif spec.negatives:
+        wanted.append((NEGATIVES, [*own, *_absent(base, outcome, library)]))
+    for variant, shown in wanted:
+        sample = _with_references(base, variant, shown, outcome.group, library)
+        missing = len(shown) - len(sample.conditions)
+        if missing:
+            filtered["no_reference"] = filtered.get("no_reference", 0) + missing
+        if sample.conditions:
+            made.append(sample)
+    return Varied(samples=tuple(made), built=sum(len(s.conditions) for s in made[1:]), filtered=filtered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """A region to be: its condition, and in how many other pictures it is shown; 0: by its own exemplar."""
+
+    condition: Condition
+    shots: int = 0
+
+
+def _referring(condition: Condition, shots: int) -> _Shown:
+    return _Shown(condition=replace(condition, exemplar=-1), shots=shots)
+
+
+def _absent(base: Sample, outcome: Outcome, library: Library) -> list[_Shown]:
+    """Regions of categories that are not in the picture, drawn among those that other pictures have."""
+    names = {category.id: category.text for category in library.context.categories}
+    there = {thing.category_id for thing in base.objects}
+    known = names.keys() if outcome.absent is None else outcome.absent
+    possible = sorted((set(known) & set(library.pool.starts)) - there)
+    rng = keyed(library.seed, base.image_key, "absent", VERSION)
+    chosen = rng.permutation(np.array(possible, dtype=np.int64))[: library.spec.negatives].tolist()
+    return [_Shown(condition=Condition(kind="region", text=names[c], category_id=c), shots=1) for c in chosen]
+
+
+def _with_references(base: Sample, variant: str, shown: Sequence[_Shown], group: str, library: Library) -> Sample:
+    """The sample with these regions, in random order; those that cannot be shown are left out."""
+    order = keyed(library.seed, base.image_key, variant, VERSION).permutation(len(shown)).tolist()
+    conditions, references = list[Condition](), list[Reference]()
+    for number in order:
+        one = shown[number]
+        if not one.shots:
+            conditions.append(one.condition)
+            continue
+        key = (base.image_key, variant, one.condition.category_id)
+        found = _references(one.condition.category_id, one.shots, group, key, library)
+        if found:
+            first = len(references)
+            places = tuple(range(first, first + len(found)))
+            conditions.append(replace(one.condition, reference=first, shots=places[1:]))
+            references += found
+    exemplars = {condition.exemplar for condition in conditions}
+    return replace(
+        base,
+        sample_id=f"{base.sample_id}/{variant}",
+        variant=variant,
+        objects=tuple(o if i in exemplars else replace(o, prompts=()) for i, o in enumerate(base.objects)),
+        conditions=tuple(conditions),
+        references=tuple(references),
+    )
+
+
+def _references(category: int, number: int, group: str, key: tuple[str, str, int], library: Library) -> list[Reference]:
+    """That many objects of a category, each in another picture; fewer where there are not enough."""
+    rng = keyed(library.seed, *key, "reference", VERSION)
+    found: list[Reference] = []
+    seen = set()
+    for candidate in islice(library.pool.draw(category, group, rng), MAX_TRIES):
+        if candidate.group in seen:
+            continue
+        reference = _fetch(candidate, category, library)
+        if reference is not None:
+            seen.add(candidate.group)
+            found.append(reference)
+        if len(found) == number:
+            break
+    return found
+
+
+def _fetch(candidate: Candidate, category: int, library: Library) -> Reference | None:
+    """The object of another picture with its prompts, or None where it cannot be shown."""
+    made = builder.load(library.builder)
+    (outcome,) = made.read(library.context, library.index, candidate.row, candidate.row + 1)
+    if not outcome.samples:
+        return None
+    sample = outcome.samples[0]
+    if all(thing.annotation_id != candidate.annotation_id for thing in sample.objects):
+        return None
+    prompted = simulated(sample.objects, sample, library.prompts, library.seed, only=[candidate.annotation_id])
+    thing = next(thing for thing in prompted if thing.annotation_id == candidate.annotation_id)
+    shows = bool(thing.prompts) and all(prompt.status != "none" for prompt in thing.prompts)
+    return _reference(sample, thing) if thing.category_id == category and shows else None
+
+
+def _reference(sample: Sample, thing: Object) -> Reference:
+    return Reference(
+        image=sample.image or Image(bytes=None, path=None),
+        image_key=sample.image_key,
+        annotation_id=thing.annotation_id,
+        category_id=thing.category_id,
+        height=sample.height,
+        width=sample.width,
+        rle=thing.rle,
+        prompts=thing.prompts,
+    )
