@@ -380,13 +380,13 @@ def build_task(job: Job, task: ShardTask) -> Commit:
 
 def library_of(job: Job, key: str) -> variants.Library | None:
     """Where the variants of a split's samples find the objects of other pictures; None where there are no variants."""
-    if job.variants is None or key not in job.pools:
+    if job.variants is None:
         return None
     return variants.Library(
         builder=job.builders[key],
         context=job.contexts[key],
         index=Folder(job.indexes[key]),
-        pool=variants.load_pool(job.pools[key]),
+        pool=variants.load_pool(job.pools[key]) if key in job.pools else None,
         prompts=job.prompts,
         spec=job.variants,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from pipelines.command import Dataset, Out, Workers, errors, group
+from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
     name="dataengine",
@@ -20,41 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help comes in half the time
 )
-synth = typer.Typer(help="Write a synthetic source.", no_args_is_help=True, rich_markup_mode=None)
+synth = group("Write a synthetic source.")
 app.add_typer(synth, name="synth")
-
-Out = Annotated[str, typer.Option("--out", help="Output folder, a path or URI (s3://…).")]
-Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Worker processes.")]
-Dataset = Annotated[str, typer.Argument(metavar="DIR", help="A dataset folder, a path or URI.")]
-
-
-@contextmanager
-def _errors(progress: Any = None) -> Iterator[None]:
-    """Errors that a user can mend become one line and exit code 1; defects keep their traceback."""
-    from dataengine.errors import UserError
-
-    def stop(message: str, code: int) -> typer.Exit:
-        if progress is not None:
-            progress.fail(message, interrupted=code == 130)
-        typer.secho(message, fg="red" if code == 1 else None, err=True)
-        return typer.Exit(code)
-
-    def terminate(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise stop("interrupted; what is committed stays, --resume goes on", 130) from None
-    except (UserError, OSError) as error:
-        raise stop(f"error: {error}", 1) from None
-    except Exception as error:
-        if progress is not None:
-            progress.fail(f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+app.add_typer(vgd, name="vgd")
 
 
 @app.callback(invoke_without_command=True)
@@ -105,7 +73,7 @@ def build(
     if engine == "local" and workers > 1:
         raise typer.BadParameter("--engine local is one process; leave --engine out for several workers")
     progress = Console()
-    with _errors(progress):
+    with errors(progress):
         loaded = recipes.load(recipe)
         loaded = loaded if root is None else loaded.with_root(root)
         loaded = recipes.with_splits(recipes.with_sources(loaded, source or []), split or [])
@@ -125,7 +93,7 @@ def detect(
     from dataengine.errors import UserError
     from pipelines import detect as detecting
 
-    with _errors():
+    with errors():
         found = detecting.detect(path)
         typer.echo(detecting.text(found, path))
         if recipe is not None:
@@ -154,7 +122,7 @@ def mix_table(
     from pipelines import mix
     from pipelines import recipe as recipes
 
-    with _errors():
+    with errors():
         if recipe not in recipes.shipped() and Folder(recipe).exists(MANIFEST):
             if source or root is not None:
                 raise UserError(
@@ -187,7 +155,7 @@ def synth_shapes(
         raise typer.BadParameter("--layout is coco or published")
     if layout == "published" and (split != "train" or images < 2):
         raise typer.BadParameter("--layout published has splits of its own, and 2 pictures at least")
-    with _errors():
+    with errors():
         if layout == "published":
             from pipelines.world_published import write_published
 
@@ -203,7 +171,7 @@ def validate(directory: Dataset) -> None:
     """Check a dataset: hashes, links, masks, pictures, ids and counts. Exit code 1 where something is wrong."""
     from dataengine.store import dataset
 
-    with _errors():
+    with errors():
         findings = dataset.validate(directory)
         for problem in findings.problems:
             typer.echo(problem)
@@ -223,7 +191,7 @@ def inspect(
     """Say what a dataset holds; or print one sample."""
     from dataengine.store.dataset import open_dataset
 
-    with _errors():
+    with errors():
         opened = open_dataset(directory)
         if sample is None:
             typer.echo(summary(directory, opened.manifest))
@@ -252,7 +220,7 @@ def preview(
     from dataengine.sheet import contact_sheet
     from dataengine.store.dataset import open_dataset
 
-    with _errors():
+    with errors():
         if out.suffix.lower() != ".png" or "://" in str(out):
             raise UserError(f"--out {out}: a sheet is written to a local file named ….png")
         opened = open_dataset(directory)
@@ -273,7 +241,7 @@ def replay(
     """Build the quarantined records again, with sources and program as they are now, and say which pass."""
     from pipelines.replay import replay as run_replay
 
-    with _errors():
+    with errors():
         rows = run_replay(directory, sources=source or [], out=out)
         passing = sum(row.now is None for row in rows)
         for row in rows:
@@ -296,7 +264,7 @@ def leaks(
     """Find pictures that several datasets, or splits of one, have in common. Exit code 1 where training data leaks."""
     from pipelines import leaks as search
 
-    with _errors():
+    with errors():
         report = search.find(
             directories,
             near=None if no_near else near,
@@ -330,7 +298,7 @@ def export(
     """Write a dataset in a layout that others read, and say what it cannot hold."""
     from pipelines.export import export as run_export
 
-    with _errors():
+    with errors():
         report = run_export(directory, to, out, pictures)
         typer.echo(f"{out}: {report.account.built.total()} samples in the {to} layout\n{report}")
 

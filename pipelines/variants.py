@@ -125,12 +125,15 @@ def load_pool(uri: str) -> Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """Where the objects of other pictures are fetched from. index: of the split, as the worker finds it."""
+    """Where the objects of other pictures are fetched from.
+
+    index: of the split, as the worker finds it. pool: None where no variant needs other pictures.
+    """
 
     builder: str
     context: Context
     index: Folder
-    pool: Pool
+    pool: Pool | None
     prompts: PromptSpec | None
     spec: VariantSpec
 
@@ -192,6 +195,7 @@ def _referring(condition: Condition, shots: int) -> _Shown:
 
 def _absent(base: Sample, outcome: Outcome, library: Library) -> list[_Shown]:
     """Regions of categories that are not in the picture, drawn among those that other pictures have."""
+    assert library.pool is not None
     names = {category.id: category.text for category in library.context.categories}
     there = {thing.category_id for thing in base.objects}
     known = names.keys() if outcome.absent is None else outcome.absent
@@ -230,6 +234,7 @@ def _with_references(base: Sample, variant: str, shown: Sequence[_Shown], group:
 
 def _references(category: int, number: int, group: str, key: tuple[str, str, int], library: Library) -> list[Reference]:
     """That many objects of a category, each in another picture; fewer where there are not enough."""
+    assert library.pool is not None
     rng = keyed(library.seed, *key, "reference", VERSION)
     found: list[Reference] = []
     seen = set()

@@ -1,0 +1,127 @@
+"""`dataengine vgd …`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.command import Dataset, Out, Workers, errors, group
+
+vgd = group("Build, verify and describe VGD benchmarks.")
+
+Pictures = Annotated[
+    str, typer.Option("--images", metavar="reference|embed", help="Refer to the pictures where they lie, or hold them.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a build that was stopped.")]
+
+
+@vgd.command("build")
+def build_benchmark(
+    coco: Annotated[str, typer.Option("--coco", metavar="ROOT", help="A COCO folder: annotations/ and pictures.")],
+    out: Out,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split of that folder.")] = "val2017",
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="published|strict", help="How prompts are simulated.")
+    ] = "published",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Seed of prompts and exemplars.")] = 0,
+    negatives: Annotated[
+        int,
+        typer.Option(
+            "--negatives", min=0, max=1000, metavar="N", help="Also show N absent categories in each picture."
+        ),
+    ] = 0,
+    cross_image: Annotated[
+        bool, typer.Option("--cross-image", help="Also show each category by an object of another picture.")
+    ] = False,
+    shots: Annotated[
+        int, typer.Option("--shots", min=0, max=100, metavar="K", help="Also show each category in K other pictures.")
+    ] = 0,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the benchmark.")] = None,
+    images: Pictures = "reference",
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N pictures.")] = None,
+    workers: Workers = 1,
+    resume: Resume = False,
+) -> None:
+    """Build a locked benchmark from COCO annotations."""
+    if profile not in ("published", "strict"):
+        raise typer.BadParameter("--profile is published or strict")
+    _check_pictures(images)
+    from pipelines.vgd import benchmark
+
+    settings = benchmark.Settings(
+        root=coco,
+        split=split,
+        name=name,
+        profile=profile,
+        seed=seed,
+        negatives=negatives,
+        cross_image=cross_image,
+        shots=shots,
+        images=images,
+    )
+    with errors():
+        _build(benchmark.recipe_of(settings), out, workers, resume, limit)
+
+
+@vgd.command("import-xsam")
+def import_xsam(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="X-SAM's coco_vgdseg_val.json.")],
+    coco: Annotated[str, typer.Option("--coco", metavar="ROOT", help="A COCO folder: annotations/ and pictures.")],
+    out: Out,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Seed of the exemplars.")] = 0,
+    images: Pictures = "reference",
+    workers: Workers = 1,
+    resume: Resume = False,
+) -> None:
+    """Make X-SAM's released COCO-VGD a locked benchmark, with its own prompts."""
+    _check_pictures(images)
+    from pipelines.vgd import benchmark
+
+    with errors():
+        _build(benchmark.xsam_recipe(coco, file, seed, images), out, workers, resume, None)
+
+
+def _check_pictures(images: str) -> None:
+    if images not in ("reference", "embed"):
+        raise typer.BadParameter("--images is reference or embed")
+
+
+def _build(recipe: object, out: str, workers: int, resume: bool, limit: int | None) -> None:
+    from pipelines import build as building
+    from pipelines.progress import Console
+    from pipelines.vgd import benchmark
+
+    progress = Console()
+    with errors(progress):
+        settings = building.Settings(workers=workers, resume=resume, limit=limit)
+        lock = benchmark.build(recipe, out, settings, progress)  # type: ignore[arg-type]
+        typer.echo(benchmark.summary(out, lock))
+
+
+@vgd.command()
+def verify(
+    directory: Dataset,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a source is now; by default where it was."),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, metavar="X", help="Share of the pictures that are built again.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Seed of the draw of those pictures.")] = 0,
+) -> None:
+    """Compare a benchmark with its lock, and build a random part of it again. Exit code 1 where something differs."""
+    from pipelines.vgd import verify as verifying
+
+    with errors():
+        found = verifying.verify(directory, sources=source or [], share=share, seed=seed)
+        for problem in found.problems[:1000]:
+            typer.echo(problem)
+        if found.problems:
+            typer.secho(f"{directory}: {len(found.problems):,} differences", fg="red", err=True)
+            raise typer.Exit(1)
+        typer.echo(
+            f"{directory}: {found.samples:,} samples are as locked; {found.rebuilt:,} of them, of {found.pictures:,} "
+            "pictures, were built again and are the same"
+        )
