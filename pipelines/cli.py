@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.command import Dataset, Out, Workers, errors, group
+from pipelines.evaluate.cli import evaluate_predictions
 from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 synth = group("Write a synthetic source.")
 app.add_typer(synth, name="synth")
 app.add_typer(vgd, name="vgd")
+app.command("eval")(evaluate_predictions)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,1 @@
+"""Scores of a model's predictions against a benchmark: one scorer a task, one file format, one report."""

@@ -1,0 +1,210 @@
+"""Predictions as a file holds them: read one by one, in bounded memory, with what is wrong counted by kind.
+
+A file is JSON (`{"benchmark": ID, "predictions": [...]}`, or the list alone), JSON lines, or Parquet with one row a
+prediction and the benchmark's id as metadata `benchmark`. What a prediction holds depends on the task; see
+docs/evaluate.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from dataengine import masks
+from dataengine.errors import ReasonError, UserError
+from dataengine.jsonstream import iter_records, iter_rows
+from dataengine.store.files import Folder
+
+# What can be wrong with a prediction. All but the last stop an evaluation, unless faults are to be excluded.
+FAULTS = {
+    "bad_record": "no object, or a field is missing or of the wrong type",
+    "unknown_sample": "no sample of the benchmark has this id",
+    "bad_prompt": "no kind of prompt, or none although the sample is shown by several",
+    "bad_score": "a score that is no finite number",
+    "bad_mask": "a mask that cannot be read, or has another size than the picture",
+    "duplicate": "said twice",
+    "not_asked": "a category or condition that the sample does not ask for; left out and counted",
+}
+TOLERATED = frozenset({"not_asked"})
+EXAMPLES = 3
+
+
+class PredictionError(UserError):
+    """Predictions that cannot be scored."""
+
+
+@dataclass(slots=True)
+class Faults:
+    """What is wrong with predictions: how many of each kind, and the first few of them in words."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, message: str) -> None:
+        self.counts[reason] += 1
+        shown = self.examples.setdefault(reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append(message)
+
+    def check(self, exclude: bool) -> None:
+        """Raise PredictionError where something is wrong that is not to be left out.
+
+        Args:
+            exclude: leave out whatever is wrong.
+        """
+        wrong = [reason for reason in FAULTS if self.counts[reason] and reason not in TOLERATED]
+        if not wrong or exclude:
+            return
+        lines = [f"  {self.counts[r]:,} {r} ({FAULTS[r]}), such as {self.examples[r][0]}" for r in wrong]
+        total = sum(self.counts[reason] for reason in wrong)
+        raise PredictionError(
+            f"{total:,} predictions cannot be scored; mend them, or leave them out by --exclude-faults:\n"
+            + "\n".join(lines)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {reason: {"count": n, "examples": self.examples[reason]} for reason, n in sorted(self.counts.items())}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Source:
+    """A file of predictions. benchmark: the id of what they were made for, where the file says it.
+
+    `records` sets it while it reads; it is known at the end.
+    """
+
+    uri: str
+    benchmark: str | None = None
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.uri.partition("?")[0]).name
+
+    @property
+    def folder(self) -> Folder:
+        """Where the file lies: other files that it names are below it."""
+        return Folder(self.uri).parent
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """Each prediction with its place in words.
+
+        Raises:
+            PredictionError, SourceError: the file cannot be read.
+        """
+        place = Folder(self.uri)
+        try:
+            if place.uri.endswith(".parquet"):
+                yield from self._from_parquet(place)
+            else:
+                with place.open() as file:
+                    yield from self._from_json(file)
+        except OSError as error:
+            raise PredictionError(f"{self.uri}: cannot be read: {error.strerror or error}") from None
+
+    def _from_json(self, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+        first = file.read(1)
+        while first.isspace():
+            first = file.read(1)
+        file.seek(0)
+        if first != b"{" or self.name.endswith((".jsonl", ".ndjson")):
+            for record in iter_rows(file, self.name):
+                if isinstance(record.value, dict) and "sample_id" not in record.value and "benchmark" in record.value:
+                    self._state(record.value["benchmark"])  # the first of JSON lines may say it
+                    continue
+                yield f"{self.name}: [{record.position}]", record.value if record.error is None else record.error
+            return
+        lists: dict[str, bool] = {}
+        for record in iter_records(file, self.name, lists):
+            if record.section == "benchmark":
+                self._state(record.value)
+            elif record.section in ("predictions", "annotations") and lists.get(record.section):
+                yield f"{self.name}: {record.section}[{record.position}]", record.value
+        if not any(lists.get(section) for section in ("predictions", "annotations")):
+            raise PredictionError(
+                f"{self.uri}: no list of predictions; JSON is a list, or an object with `benchmark` and `predictions`"
+            )
+
+    def _from_parquet(self, place: Folder) -> Iterator[tuple[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with place.open() as file:
+                opened = pq.ParquetFile(file)
+                stated = (opened.schema_arrow.metadata or {}).get(b"benchmark")
+                if stated is not None:
+                    self._state(stated.decode("utf-8", "replace"))
+                number = 0
+                for batch in opened.iter_batches(batch_size=4096, use_threads=False):
+                    for row in batch.to_pylist():
+                        yield f"{self.name}: row {number}", {k: v for k, v in row.items() if v is not None}
+                        number += 1
+        except pa.ArrowException as error:
+            raise PredictionError(f"{self.uri}: cannot be read: {error}") from None
+
+    def _state(self, value: Any) -> None:
+        if not isinstance(value, str):
+            raise PredictionError(f"{self.uri}: `benchmark` must be the id of a benchmark, not {value!r:.80}")
+        self.benchmark = value
+
+
+# --- fields ----------------------------------------------------------------------------------------------------------
+
+
+def text_of(record: Mapping[str, Any], key: str) -> str:
+    """A text of a prediction. Raises ReasonError `bad_record`."""
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise ReasonError("bad_record", f"{key} must be a text, not {value!r:.80}")
+    return value
+
+
+def number_of(record: Mapping[str, Any], key: str) -> int:
+    """A whole number of a prediction. Raises ReasonError `bad_record`."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ReasonError("bad_record", f"{key} must be a whole number, not {value!r:.80}")
+    return value
+
+
+def score_of(record: Mapping[str, Any]) -> float:
+    """The score of a prediction. Raises ReasonError `bad_score`."""
+    value = record.get("score")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ReasonError("bad_score", f"score must be a finite number, not {value!r:.80}")
+    return float(value)
+
+
+def mask_of(record: Mapping[str, Any], height: int, width: int) -> bytes:
+    """The mask of a prediction, `segmentation`: COCO RLE, compressed or not; it may be empty.
+
+    Returns:
+        compressed COCO counts on height x width.
+    Raises:
+        ReasonError: `bad_record` where there is none, `bad_mask` where it cannot be used.
+    """
+    value = record.get("segmentation")
+    if not isinstance(value, dict):
+        raise ReasonError("bad_record", f"segmentation must be an RLE with size and counts, not {value!r:.80}")
+    size, counts = value.get("size"), value.get("counts")
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        raise ReasonError("bad_mask", f"the mask has the size {size!r:.80}, the picture [{height}, {width}]")
+    try:
+        if isinstance(counts, list):
+            return masks.rle_from_counts(counts, height, width)
+        rle = counts.encode("ascii") if isinstance(counts, str) else counts
+        if not isinstance(rle, bytes):
+            raise ReasonError("bad_mask", f"counts must be a text or a list, not {counts!r:.80}")
+        masks.counts_from_rle(rle, height, width)
+    except masks.MaskError as error:
+        raise ReasonError("bad_mask", str(error)) from None
+    except UnicodeEncodeError:
+        raise ReasonError("bad_mask", "counts hold characters that no RLE has") from None
+    return rle

@@ -1,0 +1,74 @@
+"""What a scorer of a task is: it takes predictions one by one, and gives scores over all samples of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from dataengine.errors import UserError
+from dataengine.store.files import Folder
+from pipelines.evaluate.benchmark import Benchmark
+from pipelines.evaluate.predictions import Faults
+
+CONVENTIONS = ("standard", "xsam")
+# task → the module of `pipelines.evaluate` that scores it
+MODULES = {"vgdseg": "regions"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How predictions are scored.
+
+    convention: `standard`, or `xsam` for the conventions of X-SAM's evaluators. backend: of average precision. prompt:
+    the kind that all predictions answer that do not say it. workers: processes, where a metric can use several.
+    """
+
+    convention: str = "standard"
+    backend: str = "hotcoco"
+    prompt: str | None = None
+    workers: int = 1
+
+
+class Scorer(Protocol):
+    """Collects the predictions for one benchmark and task."""
+
+    faults: Faults
+    predictions: int  # that are scored
+
+    def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
+        """Take a prediction; what is wrong with it goes to `faults`.
+
+        Args:
+            place: where it stands, for messages. record: as in a file. folder: files that it names are below it.
+        """
+        ...
+
+    def result(self) -> dict[str, Any]:
+        """Scores as JSON values: `scores` by name, and what else the task reports."""
+        ...
+
+
+def scorer_of(benchmark: Benchmark, rules: Rules) -> Scorer:
+    """The scorer of a benchmark's task.
+
+    Raises:
+        UserError: there is none, or no such convention.
+    """
+    if rules.convention not in CONVENTIONS:
+        raise UserError(f"no convention {rules.convention!r}; there are {', '.join(CONVENTIONS)}")
+    if benchmark.task not in MODULES:
+        raise UserError(f"{benchmark.task} is not scored here; {', '.join(sorted(MODULES))} are")
+    module = import_module(f"pipelines.evaluate.{MODULES[benchmark.task]}")
+    scorer: Scorer = module.Scorer(benchmark, rules)
+    return scorer
+
+
+def checked_record(record: Any) -> Mapping[str, Any]:
+    """A prediction that is an object. Raises ReasonError `bad_record`."""
+    from dataengine.errors import ReasonError
+
+    if not isinstance(record, dict):
+        raise ReasonError("bad_record", f"a prediction is an object, not {record!r:.80}")
+    return record
