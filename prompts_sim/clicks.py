@@ -116,7 +116,10 @@ def sam_train() -> Rules:
 
 
 def sam_eval() -> Rules:
-    """SAM's evaluation (Kirillov et al. 2023, section 7.1, appendix D): the pixel deepest in the error region."""
+    """SAM's evaluation (Kirillov et al. 2023, section 7.1, appendix D): the pixel deepest in the error region.
+
+    The region is read as FN and FP together. A variant of theirs takes the first point uniformly: `first="uniform"`.
+    """
     return Rules(sign="pixel")
 
 

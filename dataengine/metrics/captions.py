@@ -11,8 +11,11 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +38,18 @@ _PARTS = {
     "'twas": "'t was",
     "y'all": "y' all",
 }
+_ABBREVIATIONS = (
+    r"mrs?|ms|dr|st|jr|sr|prof|gen|col|capt|maj|lt|sgt|adm|cmdr|gov|rev|sen|rep|pres|hon|messrs|esq|ph\.d|mt|ave|blvd|rd|"
+    r"inc|corp|ltd|co|bros|assn|dept|univ|jan|feb|apr|aug|sept|dec|etc|vs"
+)
 _WORD = r"[^\W_]+(?:_+[^\W_]+)*"
 _TOKEN = re.compile(
     rf"""
     https?://\S+ | [\w.+-]+@[\w-]+(?:\.[\w-]+)+     # addresses
     | </?[a-z][a-z0-9]*/?>                          # tags
     | '(?:tis|twas)\b | '\d\ds?\b | (?<=\s)'n'(?=\s)
-    | (?:mrs?|ms|dr|st|jr|sr|prof|gen|col|capt|lt|sgt|mt|ave|blvd|inc|corp|ltd|co|etc|vs|ph\.d)\.(?!{_WORD})
-    | no\.(?=\s*\d)
+    | (?:{_ABBREVIATIONS})\.(?!{_WORD})
+    | (?:no|fig)\.(?=\s*\d)
     | (?:[^\W\d_]\.){{2,}}(?!{_WORD})               # u.s., a.m.
     | (?<!\w)[-+]?\d*(?:[.,:/]\d+)+(?![\d/-])       # 1,000.5, 10:30, 3/4
     | (?<!\w)[-+]\d+\b
@@ -171,7 +178,7 @@ def meteor(
     Args:
         candidates, references: see `cider`.
         jar: meteor-1.5.jar, with its paraphrases in `data/` beside it; None looks at the environment's `METEOR_JAR`,
-            then in the installed pycocoevalcap. java: the program. timeout: seconds, for each of its two runs.
+            then in the installed pycocoevalcap. java: the program. timeout: seconds.
     Returns:
         in [0, 1]; the corpus is no mean of the items. `Absent` where Java or the jar is missing or failed.
     Raises:
@@ -186,21 +193,22 @@ def meteor(
     place = _meteor_jar(jar)
     if isinstance(place, Absent):
         return place
-    lines = [
+    questions = [
         " ||| ".join(["SCORE", *map(_line, several), _line(candidate)])
         for candidate, several in zip(candidates, references, strict=True)
     ]
-    statistics = _run_meteor(program, place, lines, len(lines), timeout)
-    if isinstance(statistics, Absent):
-        return statistics
-    answer = _run_meteor(program, place, [" ||| ".join(["EVAL", *statistics])], len(lines) + 1, timeout)
-    if isinstance(answer, Absent):
-        return answer
-    try:
-        *items, corpus = map(float, answer)
-    except ValueError:
-        return Absent(f"METEOR answered no numbers: {answer[0]!r:.200}")
-    return CaptionScore(corpus=corpus, per_item=tuple(items))
+    answers = _asked(program, place, questions, timeout)
+    if isinstance(answers, Absent):
+        return answers
+    scores = []
+    for answer in answers:
+        try:
+            scores.append(float(answer))
+        except ValueError:
+            scores.append(math.nan)
+        if not 0 <= scores[-1] <= 1:
+            return Absent(f"METEOR answered no number in [0, 1]: {answer!r:.200}")
+    return CaptionScore(corpus=scores[-1], per_item=tuple(scores[:-1]))
 
 
 def _meteor_jar(jar: str | Path | None) -> Path | Absent:
@@ -214,21 +222,60 @@ def _meteor_jar(jar: str | Path | None) -> Path | Absent:
     return Absent("METEOR needs meteor-1.5.jar: set METEOR_JAR, or install pycocoevalcap")
 
 
-def _run_meteor(program: str, jar: Path, lines: Sequence[str], expected: int, timeout: float) -> list[str] | Absent:
-    """What METEOR answers to the lines; one line for each score or statistic."""
+def _asked(program: str, jar: Path, questions: Sequence[str], timeout: float) -> list[str] | Absent:
+    """METEOR's scores of the questions, then that of all.
+
+    Each question is answered by statistics, and all statistics together by scores; one by one, so that no pipe fills.
+    """
     command = [program, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-    text = "".join(line + "\n" for line in lines).encode(errors="replace")
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, timeout=timeout, cwd=jar.parent)
-    except subprocess.TimeoutExpired:
-        return Absent(f"METEOR took more than {timeout:g} s")
-    except OSError as error:
-        return Absent(f"METEOR could not be started: {error}")
-    answer = done.stdout.decode(errors="replace").splitlines()
-    if done.returncode or len(answer) != expected:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        return Absent(f"METEOR failed with {len(answer)} of {expected} answers, exit status {done.returncode}: {said}")
-    return answer
+    wanted = 2 * len(questions) + 1
+    answers: list[str] = []
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                cwd=jar.parent,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            return Absent(f"METEOR could not be started: {error}")
+        timer = threading.Timer(timeout, process.kill)
+        timer.start()
+        with suppress(BrokenPipeError), process:
+            answers.extend(_exchange(process, questions))
+        late = not timer.is_alive()
+        timer.cancel()
+        if len(answers) == wanted:
+            return answers[len(questions) :]
+        if late:
+            return Absent(f"METEOR took more than {timeout:g} s")
+        said.seek(0)
+        last = said.read().decode(errors="replace").strip()[-300:]
+    return Absent(f"METEOR ended after {len(answers)} of {wanted} answers, exit status {process.returncode}: {last}")
+
+
+def _exchange(process: subprocess.Popen[str], questions: Sequence[str]) -> Iterator[str]:
+    """What the program answers, until it says nothing more."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    statistics = []
+    for question in questions:
+        process.stdin.write(question + "\n")
+        process.stdin.flush()
+        statistics.append(process.stdout.readline().strip())
+        if not statistics[-1]:
+            return
+        yield statistics[-1]
+    process.stdin.write(" ||| ".join(["EVAL", *statistics]) + "\n")
+    process.stdin.flush()
+    for _ in range(len(questions) + 1):
+        if not (answer := process.stdout.readline().strip()):
+            return
+        yield answer
 
 
 def _line(tokens: Tokens) -> str:
