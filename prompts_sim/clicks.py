@@ -96,7 +96,13 @@ class Rules:
         ):
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(kind))}")
-        if not set(self.starts) <= set(get_args(Start)) or not sum(self.starts.values()) > 0:
+        if not 0 <= self.from_truth <= 1 or self.click_reach < 0 or math.isnan(self.threshold):
+            raise UserError(
+                f"from_truth {self.from_truth} is a share, click_reach {self.click_reach} a number of pixels,"
+                f" threshold {self.threshold} a number"
+            )
+        shares = list(self.starts.values())
+        if not set(self.starts) <= set(get_args(Start)) or not (sum(shares) > 0 and min(shares) >= 0):
             raise UserError(f"starts are {dict(self.starts)}; shares of {', '.join(get_args(Start))} are needed")
 
 
@@ -203,13 +209,15 @@ def interact(
         key: of the object, whatever names it.
     Raises:
         MaskError: `empty_mask`: the object has no pixel that is not ignored.
-        UserError: no such preset; the predictor's answer has another shape, is not finite, or holds no numbers.
+        UserError: no such preset or start; the predictor's answer has another shape, or is not of finite numbers.
     """
     if isinstance(rules, str):
         rules = preset(rules)
     if max_clicks < 1:
         raise UserError(f"max_clicks is {max_clicks}; at least one is needed")
     truth, ignore = _checked(truth, ignore)
+    if start not in (None, *get_args(Start)):
+        raise UserError(f"start is {start!r}; it must be one of {', '.join(get_args(Start))}")
     begin = start or _drawn_start(rules, keyed(seed, key, "start", VERSION))
     clicks: tuple[Click, ...] = ()
     ious: list[float] = []

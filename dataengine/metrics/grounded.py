@@ -16,7 +16,7 @@ import numpy as np
 from dataengine import masks
 from dataengine.errors import UserError
 from dataengine.metrics.captions import tokenize
-from dataengine.metrics.overlap import Key, mean
+from dataengine.metrics.overlap import Key, check_key, mean, unite
 
 Similarity = Callable[[str, str], float]
 Convention = Literal["all", "xsam"]
@@ -94,10 +94,7 @@ class Grounded:
             UserError: the key was given before, or is no tuple; not as many phrases as masks.
             MaskError: an RLE is malformed.
         """
-        if not isinstance(key, tuple):
-            raise UserError(f"the key of a picture is a tuple, not {key!r}")
-        if key in self._pictures:
-            raise UserError(f"picture {key!r} was given twice")
+        check_key(key, self._pictures)
         for phrases, rles in ((truth_phrases, truth), (found_phrases, found)):
             if phrases is not None and len(phrases) != len(rles):
                 raise UserError(f"picture {key!r} has {len(phrases)} phrases for {len(rles)} masks")
@@ -119,9 +116,7 @@ class Grounded:
         """
         if self.similarity != other.similarity:
             raise UserError(f"similarities {self.similarity!r} and {other.similarity!r} do not merge")
-        if twice := self._pictures.keys() & other._pictures.keys():
-            raise UserError(f"picture {min(twice, key=repr)!r} was given twice")
-        self._pictures.update(other._pictures)
+        unite(self._pictures, other._pictures)
 
     def result(self, convention: Convention = "all") -> GroundedScore:
         """The scores.

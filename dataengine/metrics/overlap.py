@@ -7,7 +7,7 @@ no result depends on the order of samples. Scores are in [0, 1], None where ther
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -22,12 +22,12 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlapScore:
-    """ciou: Σ I / Σ U. giou: mean of I / U. precision: share of samples with I / U ≥ τ, for each τ. num: of samples."""
+    """ciou: Σ I / Σ U. giou: mean of I / U. precision: for each τ, share of samples with I / U ≥ τ. n: of samples."""
 
     ciou: float | None
     giou: float | None
     precision: dict[float, float | None]
-    num: int
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Overlaps:
         self._found: dict[Key, tuple[int, int]] = {}
 
     def add(
-        self, key: Key, truth: bytes, found: bytes, height: int, width: int, *, ignore: bytes | None = None
+        self, key: Key, truth: bytes, found: bytes, height: int, width: int, ignore: bytes | None = None
     ) -> tuple[int, int]:
         """Take in a sample.
 
@@ -64,7 +64,7 @@ class Overlaps:
             UserError: the key was given before, or is no tuple.
             MaskError: an RLE is malformed.
         """
-        _check_key(key, self._found)
+        check_key(key, self._found)
         self._found[key] = both = areas(truth, found, height, width, ignore)[:2]
         return both
 
@@ -74,13 +74,14 @@ class Overlaps:
         Raises:
             UserError: it has a key that is here too, or other thresholds.
         """
-        _merge(self._found, other._found, self.thresholds, other.thresholds)
+        _check_thresholds(self.thresholds, other.thresholds)
+        unite(self._found, other._found)
 
     def result(self) -> OverlapScore:
         pairs = list(self._found.values())
         ious = [_ratio(inter, union) for inter, union in pairs]
         ciou = _ratio(sum(i for i, _ in pairs), sum(u for _, u in pairs)) if pairs else None
-        return OverlapScore(ciou=ciou, giou=mean(ious), precision=_precision(ious, self.thresholds), num=len(ious))
+        return OverlapScore(ciou=ciou, giou=mean(ious), precision=_precision(ious, self.thresholds), n=len(ious))
 
 
 class GeneralizedOverlaps:
@@ -97,14 +98,15 @@ class GeneralizedOverlaps:
 
     def add(self, key: Key, truth: bytes, found: bytes, height: int, width: int) -> tuple[int, int]:
         """Take in a sample; see `Overlaps.add`."""
-        _check_key(key, self._found)
+        check_key(key, self._found)
         inter, union, wanted, given = areas(truth, found, height, width)
         self._found[key] = (inter, union, wanted > 0, given > 0)
         return inter, union
 
     def merge(self, other: GeneralizedOverlaps) -> None:
         """Take in the samples of another accumulator; see `Overlaps.merge`."""
-        _merge(self._found, other._found, self.thresholds, other.thresholds)
+        _check_thresholds(self.thresholds, other.thresholds)
+        unite(self._found, other._found)
 
     def result(self, convention: Convention = "all") -> GeneralizedScore:
         """The scores.
@@ -121,7 +123,7 @@ class GeneralizedOverlaps:
             ciou=ciou,
             giou=mean(ious),
             precision=_precision(ious, self.thresholds),
-            num=len(ious),
+            n=len(ious),
             n_acc=mean([float(not given) for _, _, target, given in samples if not target]),
             t_acc=mean([float(given) for _, _, target, given in samples if target]),
         )
@@ -161,16 +163,29 @@ def _precision(ious: Sequence[float], thresholds: Sequence[float]) -> dict[float
     return {threshold: mean([float(iou >= threshold) for iou in ious]) for threshold in thresholds}
 
 
-def _check_key(key: Key, known: Container[Key]) -> None:
+def check_key(key: Key, known: Container[Key]) -> None:
+    """See that a key is new.
+
+    Raises:
+        UserError: it is no tuple, or known.
+    """
     if not isinstance(key, tuple):
-        raise UserError(f"the key of a sample is a tuple, not {key!r}")
+        raise UserError(f"a key is a tuple, not {key!r}")
     if key in known:
-        raise UserError(f"sample {key!r} was given twice")
+        raise UserError(f"{key!r} was given twice")
 
 
-def _merge(known: dict[Key, V], other: dict[Key, V], own: tuple[float, ...], others: tuple[float, ...]) -> None:
+def unite(known: dict[Key, V], other: Mapping[Key, V]) -> None:
+    """Take in what another accumulator holds.
+
+    Raises:
+        UserError: both have a key.
+    """
+    if twice := known.keys() & other.keys():
+        raise UserError(f"{min(twice, key=repr)!r} was given twice")
+    known.update(other)
+
+
+def _check_thresholds(own: tuple[float, ...], others: tuple[float, ...]) -> None:
     if own != others:
         raise UserError(f"thresholds {own} and {others} do not merge")
-    if twice := known.keys() & other.keys():
-        raise UserError(f"sample {min(twice, key=repr)!r} was given twice")
-    known.update(other)

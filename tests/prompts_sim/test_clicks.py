@@ -316,6 +316,63 @@ def test_a_click_lies_in_the_error_and_says_which(pair, name, number):
         assert click.positive is bool(truth[click.y, click.x])
 
 
+def slow_centre(truth, found, rules: Rules, clicked: list[tuple[int, int]]) -> Click | None:
+    """The rules for the deepest pixel, spelt out with SciPy."""
+    missed, extra = truth & ~found, found & ~truth
+    places = np.zeros_like(truth)
+    for row, column in clicked:
+        places[row, column] = True
+    if rules.repeat == "removed":
+        reach = np.ones((2 * rules.click_reach + 1,) * 2)
+        near = scipy.ndimage.binary_dilation(places, reach)
+        missed, extra = missed & ~near, extra & ~near
+    sides = [missed | extra] if rules.sign == "pixel" else [missed, extra]
+    depths, sizes = [], []
+    for side in sides:
+        if rules.component == "largest" and side.any():
+            labels, number = scipy.ndimage.label(side, np.ones((3, 3)))
+            areas = [(labels == n).sum() for n in range(1, number + 1)]
+            side = labels == 1 + int(np.argmax(areas))
+        width = int(rules.border)
+        depth = scipy.ndimage.distance_transform_edt(np.pad(side, width))
+        depth = np.rint(depth[width : depth.shape[0] - width, width : depth.shape[1] - width] ** 2)
+        if not rules.border and side.all():
+            depth[:] = 1
+        if rules.repeat == "masked":
+            depth[places] = 0
+            side = side & ~places
+        depths.append(depth)
+        sizes.append(side.sum())
+    first = rules.sign == "pixel" or (
+        depths[0].max() > depths[1].max() if rules.sign == "distance" else sizes[0] >= sizes[1]
+    )
+    depth = depths[0 if first else 1]
+    row, column = map(int, np.unravel_index(np.argmax(depth), depth.shape))
+    return Click(column, row, int(missed[row, column])) if depth.max() else None
+
+
+@given(
+    PAIRS,
+    st.builds(
+        Rules,
+        sign=st.sampled_from(["distance", "area", "pixel"]),
+        component=st.sampled_from(["all", "largest"]),
+        border=st.booleans(),
+        repeat=st.sampled_from(["allowed", "masked", "removed"]),
+        click_reach=st.integers(0, 1),
+    ),
+    st.data(),
+)
+def test_the_deepest_pixel_under_any_rules(pair, rules, data):
+    truth, found = pair
+    rows, columns = truth.shape
+    places = st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1))
+    clicked = data.draw(st.lists(places, max_size=3))
+    assume(rules.border or not (rules.sign == "distance" and (truth ^ found).all()))  # depths without any outside
+    click = next_click(truth, found, rules, draws(), clicks=[Click(column, row, 1) for row, column in clicked])
+    assert click == slow_centre(truth, found, rules, clicked)
+
+
 def test_uniform_clicks_reach_every_wrong_pixel_alike():
     truth, found = grid("##..#"), grid("...##")
     rules = Rules(sampler="uniform", sign="pixel")
@@ -477,3 +534,9 @@ def test_what_cannot_be_asked():
         Rules(sign="depth")
     with pytest.raises(UserError, match="starts are"):
         Rules(starts={"click": 0.0})
+    with pytest.raises(UserError, match="starts are"):
+        Rules(starts={"click": 2.0, "box": -1.0})
+    with pytest.raises(UserError, match="from_truth 2 is a share"):
+        Rules(from_truth=2)
+    with pytest.raises(UserError, match="start is 'point'"):
+        interact(lambda c, p: SQUARE, SQUARE, start="point")

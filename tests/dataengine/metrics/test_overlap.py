@@ -45,7 +45,7 @@ def test_values_of_x_sam(fixtures):
         score = overlaps.result()
         assert 100 * score.ciou == pytest.approx(group["cIoU_percent"][1], rel=1e-12)
         assert 100 * score.giou == pytest.approx(group["gIoU_percent"][1], rel=1e-12)
-        assert score.num == len(group["samples"])
+        assert score.n == len(group["samples"])
 
 
 def test_values_of_grefcoco(fixtures):
@@ -88,7 +88,7 @@ def test_without_a_target():
     score = overlaps.result()
     assert (score.ciou, score.giou, score.n_acc, score.t_acc) == (1 / 6, (1 + 0 + 0.5 + 0) / 4, 0.5, 0.5)
     targets = overlaps.result("xsam")
-    assert (targets.ciou, targets.giou, targets.num) == (1 / 3, 0.25, 2)
+    assert (targets.ciou, targets.giou, targets.n) == (1 / 3, 0.25, 2)
     assert (targets.n_acc, targets.t_acc) == (0.5, 0.5)
 
 
@@ -98,26 +98,26 @@ def test_keys_are_tuples_that_come_once():
     overlaps.add((123, 4), row(0), row(0), H, W)  # run together they would be one
     with pytest.raises(UserError, match=r"\(12, 34\) was given twice"):
         overlaps.add((12, 34), row(0), row(0), H, W)
-    with pytest.raises(UserError, match="is a tuple, not '1234'"):
+    with pytest.raises(UserError, match="a key is a tuple, not '1234'"):
         overlaps.add("1234", row(0), row(0), H, W)
     with pytest.raises(UserError, match=r"\(12, 34\) was given twice"):
         overlaps.merge(overlaps)
     with pytest.raises(UserError, match="do not merge"):
         overlaps.merge(Overlaps([0.5]))
-    assert overlaps.result().num == 2
+    assert overlaps.result().n == 2
 
 
 def test_a_mask_of_another_size_is_refused():
     overlaps = Overlaps()
     with pytest.raises(MaskError, match="24"):
         overlaps.add((1,), row(0), masks.encode(np.zeros((9, 9), bool)), H, W)
-    assert overlaps.result().num == 0
+    assert overlaps.result().n == 0
 
 
 @pytest.mark.parametrize("kind", [Overlaps, GeneralizedOverlaps])
 def test_no_samples(kind):
     score = kind().result()
-    assert (score.ciou, score.giou, score.num) == (None, None, 0)
+    assert (score.ciou, score.giou, score.n) == (None, None, 0)
     assert set(score.precision.values()) == {None}
 
 
