@@ -290,10 +290,9 @@ def next_click(
     kept = clicked if rules.repeat == "masked" else []
     sampler = rules.first if first else rules.sampler
     deepest = [_deepest(side, rules.border, kept) for side in sides if sampler == "centre" or rules.sign == "distance"]
-    if rules.repeat == "masked":
-        for row, column in kept:
-            for side in sides:
-                side[row, column] = False
+    for row, column in kept:
+        for side in sides:
+            side[row, column] = False
     chosen = _side(sides, deepest, rules.sign)
     if sampler == "centre":
         depth, row, column = deepest[chosen]
