@@ -54,8 +54,9 @@ class CategoryScores(NamedTuple):
 class AveragePrecision:
     """The twelve numbers of COCO, in [0, 1]; None where no ground truth is in question.
 
-    ap: mean over categories and over IoU 0.50, 0.55 … 0.95. ap50, ap75: at one IoU. small: area below 32² px, medium:
-    to 96² px, large: above. ar1, ar10, ar100: mean of the largest recall with that many predictions an image and category.
+    ap: mean over categories and over IoU 0.50, 0.55 … 0.95. ap50, ap75: at one IoU.
+    ar1, ar10, ar100: mean of the largest recall with that many predictions an image and category.
+    small: area below 32² px, medium: to 96² px, large: above.
     per_category: by category, not given where categories are not told apart.
     backend: what computed it, with its version.
     """
@@ -255,7 +256,7 @@ def _with_hotcoco(
     rows = np.zeros((len(found.rles), 7))
     rows[:, 0], rows[:, 3], rows[:, 4], rows[:, 5], rows[:, 6] = found.image, found.area, 1, found.score, found.category
     guessed = real.load_res(rows, segmentation=_segmentations(found, canvases))
-    evaluation = hotcoco.COCOeval(real, guessed, "segm")
+    evaluation: Any = hotcoco.COCOeval(real, guessed, "segm")
     evaluation.params.use_cats = not class_agnostic
     evaluation.evaluate()
     evaluation.accumulate()
@@ -295,7 +296,7 @@ def _heads(
     return images, [{"id": place, "name": str(place)} for place in range(num_categories)]
 
 
-def _segmentations(columns: _Columns, canvases: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+def _segmentations(columns: _Columns, canvases: Sequence[tuple[int, int]]) -> list[Any]:
     shapes = [list(canvas) for canvas in canvases]
     return [
         {"size": shapes[place], "counts": rle} for place, rle in zip(columns.image.tolist(), columns.rles, strict=True)
