@@ -192,10 +192,11 @@ def _matched(
 
 def _overlaps(truth: np.ndarray, found: np.ndarray) -> dict[tuple[int, int], int]:
     """Pixels of every pair of ids that meet, in ascending order; by runs, of which there are far fewer than pixels."""
-    pairs = truth.ravel().astype(np.uint64) << np.uint64(32) | found.ravel()
-    starts = np.flatnonzero(np.append(True, pairs[1:] != pairs[:-1])) if pairs.size else np.zeros(0, np.int64)
-    kinds, kind = np.unique(pairs[starts], return_inverse=True)
-    areas = np.bincount(kind, np.diff(starts, append=pairs.size), minlength=kinds.size).astype(np.int64)
+    one, other = truth.ravel(), found.ravel()
+    new = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    starts = np.flatnonzero(np.append(True, new)) if one.size else np.zeros(0, np.int64)
+    kinds, kind = np.unique(one[starts].astype(np.uint64) << np.uint64(32) | other[starts], return_inverse=True)
+    areas = np.bincount(kind, np.diff(starts, append=one.size), minlength=kinds.size).astype(np.int64)
     split = zip((kinds >> np.uint64(32)).tolist(), (kinds & np.uint64(0xFFFFFFFF)).tolist(), strict=True)
     return dict(zip(split, areas.tolist(), strict=True))
 
