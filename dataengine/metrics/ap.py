@@ -19,7 +19,7 @@ from dataengine import kernels, masks
 from dataengine.errors import ReasonError, UserError
 
 BACKENDS = ("hotcoco", "pycocotools")
-_CHUNK = 4096  # masks that are measured at once
+_CHUNK_BYTES = 1 << 20  # of masks that are measured at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +210,14 @@ def _areas(
     kinds, kind = np.unique(np.array(canvases, np.int64).reshape(-1, 2), axis=0, return_inverse=True)
     kind_of = kind.reshape(-1)[place]
     order = np.argsort(kind_of, kind="stable")
-    bounds = np.searchsorted(kind_of[order], np.arange(len(kinds) + 1))
-    for (height, width), low, high in zip(kinds.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        for start in range(low, high, _CHUNK):
-            chunk = order[start : min(start + _CHUNK, high)]
-            codes = [rles[row] for row in chunk.tolist()]
-            ends = np.cumsum([len(code) for code in codes])
-            figures = kernels.measure_codes(np.frombuffer(b"".join(codes), np.uint8), ends, height, width)
-            areas[chunk] = figures[:, 0]
+    lengths = np.fromiter(map(len, rles), np.int64, count=len(rles))
+    bucket = np.cumsum(lengths[order]) // _CHUNK_BYTES
+    cuts = np.flatnonzero((np.diff(kind_of[order]) != 0) | (np.diff(bucket) != 0)) + 1
+    for chunk in np.split(order, cuts) if order.size else []:
+        height, width = kinds[kind_of[chunk[0]]].tolist()
+        codes = b"".join([rles[row] for row in chunk.tolist()])
+        figures = kernels.measure_codes(np.frombuffer(codes, np.uint8), np.cumsum(lengths[chunk]), height, width)
+        areas[chunk] = figures[:, 0]
     wrong = areas < 0
     if wrong.any():
         at = int(np.argmax(wrong))

@@ -252,6 +252,38 @@ def _size(ids: np.ndarray) -> str:
     return " x ".join(map(str, reversed(np.shape(ids))))
 
 
+def segments_from_json(rows: Any, *, truth: bool) -> list[Segment]:
+    """The `segments_info` of a COCO panoptic json, which may hold anything.
+
+    Args:
+        truth: whether it is ground truth, whose `area` is needed and whose `iscrowd` counts.
+    Raises:
+        ReasonError: `segments_invalid`.
+    """
+    if not isinstance(rows, list):
+        raise ReasonError("segments_invalid", f"segments_info is a {type(rows).__name__}; a list is needed")
+    found = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ReasonError("segments_invalid", f"segments_info {number} is a {type(row).__name__}, no object")
+        values: dict[str, Any] = {name: row.get(name) for name in ("id", "category_id", *(("area",) if truth else ()))}
+        values["iscrowd"] = row.get("iscrowd", 0) if truth else 0
+        for name, value in values.items():
+            if type(value) is not int and not (name == "iscrowd" and isinstance(value, bool)):
+                raise ReasonError(
+                    "segments_invalid", f"segments_info {number}: its {name} is {value!r:.80}, no integer"
+                )
+        found.append(
+            Segment(
+                id=values["id"],
+                category=values["category_id"],
+                area=values.get("area", 0),
+                crowd=bool(values["iscrowd"]),
+            )
+        )
+    return found
+
+
 # --- many pictures ---------------------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,16 @@ def test_images_of_any_name_and_several_sizes(backend):
     assert {name: scores.ap for name, scores in result.per_category.items()} == pytest.approx({-1: 1, 9: 1})
 
 
+def test_masks_are_measured_in_parts_of_bounded_size(monkeypatch):
+    """Parts of one mask each, and canvases that take turns."""
+    monkeypatch.setattr(ap, "_CHUNK_BYTES", 1)
+    whole, half = masks.encode(np.ones((100, 100), bool)), masks.encode(np.tri(50, 100, dtype=bool))
+    truth = instances((1, 1, whole), (2, 1, half), (3, 1, whole))
+    sizes = {1: (100, 100), 2: (50, 100), 3: (100, 100)}
+    result = average_precision(truth, replace(truth, score=np.ones(3)), sizes, categories=[1])
+    assert [result.ap_small, result.ap_medium, result.ap_large] == [None, pytest.approx(1), pytest.approx(1)]
+
+
 # --- nothing to find, nothing found ----------------------------------------------------------------------------------
 
 

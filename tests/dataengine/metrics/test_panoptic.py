@@ -22,16 +22,14 @@ from dataengine.metrics.panoptic import (
     ids_from_png,
     missed,
     panoptic_quality,
+    segments_from_json,
 )
 
 KINDS = {1: True, 2: True, 9: False}
 
 
 def listed(annotation) -> list[Segment]:
-    return [
-        Segment(id=row["id"], category=row["category_id"], area=row["area"], crowd=bool(row.get("iscrowd", 0)))
-        for row in annotation["segments_info"]
-    ]
+    return segments_from_json(annotation["segments_info"], truth=True)
 
 
 def things(file: Path) -> dict[int, bool]:
@@ -137,10 +135,9 @@ def test_real_pictures_are_those_of_the_reference(fixtures, name):
             guess = np.roll(ids, change["roll_rows_cols"], (0, 1))
             guess = np.where(np.isin(guess, change["ids_set_to_void"]), 0, guess)
             rows = recorded_file["predictions"]["annotations"]
-            guessed = [
-                Segment(id=s["id"], category=s["category_id"])
-                for s in next(r for r in rows if r["image_id"] == row["image_id"])["segments_info"]
-            ]
+            guessed = segments_from_json(
+                next(r for r in rows if r["image_id"] == row["image_id"])["segments_info"], truth=False
+            )
         scores.add(row["image_id"], compare(ids, listed(row), guess, guessed, categories))
     check_scores(scores.result(), expected)
 
@@ -323,6 +320,32 @@ def test_a_prediction_that_cannot_be_used_is_named(found, listed_found, reason, 
 def test_ground_truth_without_area_is_refused():
     with pytest.raises(ReasonError, match="area of 0 px"):
         missed([replace(ONE, area=0)], KINDS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        pytest.param(None, "NoneType", id="absent"),
+        pytest.param([3], "segments_info 0 is a int", id="no-object"),
+        pytest.param(
+            [{"id": 1, "category_id": 1, "area": 3}, {"id": "2"}], "segments_info 1: its id is '2'", id="text"
+        ),
+        pytest.param([{"id": True, "category_id": 1, "area": 3}], "its id is True", id="bool"),
+        pytest.param([{"id": 1, "category_id": 1.5, "area": 3}], "category_id is 1.5", id="fraction"),
+        pytest.param([{"id": 1, "category_id": 1}], "area is None", id="no-area"),
+        pytest.param([{"id": 1, "category_id": 1, "area": 3, "iscrowd": []}], "iscrowd is \\[\\]", id="crowd"),
+    ],
+)
+def test_segments_that_are_none_are_named(rows, names):
+    with pytest.raises(ReasonError, match=names) as caught:
+        segments_from_json(rows, truth=True)
+    assert caught.value.reason == "segments_invalid"
+
+
+def test_only_ground_truth_has_areas_and_crowds():
+    row = {"id": 1, "category_id": 2, "area": 3, "iscrowd": 1}
+    assert segments_from_json([row], truth=True) == [Segment(id=1, category=2, area=3, crowd=True)]
+    assert segments_from_json([row], truth=False) == [Segment(id=1, category=2)]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
