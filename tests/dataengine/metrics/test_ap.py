@@ -258,7 +258,7 @@ def test_an_unknown_backend_an_image_without_size_and_a_canvas_without_pixels():
 
 # --- properties ------------------------------------------------------------------------------------------------------
 
-rectangles = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 10), st.integers(1, 10))
+rectangles = st.tuples(st.integers(0, 29), st.integers(0, 29), st.integers(1, 10), st.integers(1, 10))
 rows = st.tuples(st.integers(1, 3), st.integers(1, 2), rectangles.map(lambda sides: box(*sides)))
 SIZES = {image: (SIDE, SIDE) for image in (1, 2, 3)}
 
