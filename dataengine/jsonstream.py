@@ -1,7 +1,8 @@
 """Records of a large JSON file, one at a time, in bounded memory.
 
 Python's own decoder reads each element, because published files hold `NaN`, which strict parsers refuse for the
-whole file where only one record is bad. An element that Python cannot hold is a record that says so; the file goes on.
+whole file where only one record is bad. An element that Python cannot hold, or that is nested deeper than MAX_DEPTH,
+is a record that says so; the file goes on.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from dataengine.builder import SourceError
 
 CHUNK = 1 << 23  # bytes read at a time
 MAX_ELEMENT = 1 << 28  # characters of one value
+MAX_DEPTH = 200  # lists and objects in each other; published files have some ten, and Python's decoder reads some 900
 CUT = 16  # characters; a number, word or escape that the end of the window cuts breaks within them
 FOLLOWING = frozenset(" \t\r\n,:]}")  # what ends a number
 DAMAGED = "the file is damaged or cut off"
 TOKEN = re.compile(r'\\.|"|[\[{]+|[\]}]+', re.DOTALL)
 SCALAR_END = re.compile(r"[\s,\]}]")
+NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+TOO_DEEP = "nested too deeply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +128,10 @@ class _Window:
                     continue
                 raise self.error(f"{error.msg}; {DAMAGED}", error.pos) from None
             except RecursionError:
-                return self._skip("nested too deeply")
+                skipped = self._skip(TOO_DEEP)
+                if not is_too_deep(skipped[1]):  # it is the caller who has used up the interpreter's depth
+                    raise
+                return skipped
             except ValueError:
                 return self._skip("a number has too many digits")
             following = self.text[end : end + 1]
@@ -132,7 +139,7 @@ class _Window:
                 continue
             text = self.text[self.at : end]
             self.at = end
-            return value, text, None
+            return (None, text, TOO_DEEP) if is_too_deep(text) else (value, text, None)
 
     def _skip(self, reason: str) -> tuple[None, str, str]:
         """Go behind a value that cannot be held."""
@@ -244,6 +251,20 @@ def _end(text: str, at: int) -> int:
     return -1
 
 
+def is_too_deep(text: str) -> bool:
+    """Whether a JSON text has more than MAX_DEPTH lists and objects in each other, however deep the caller stands."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    data = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(data.split(b'"')[::2]).translate(None, NO_BRACKETS)  # of strings
+    depth = 0
+    for bracket in outside:
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 def shown(key: str) -> str:
     """A key as messages show it: not too long, and without the lone surrogates that JSON can carry."""
     return key[:80].encode("utf-8", "replace").decode()
@@ -255,7 +276,7 @@ def decode(text: str) -> Any:
     orjson takes a quarter of the time; what it refuses (NaN, lone surrogates), Python's own decoder reads.
 
     Raises:
-        ValueError, RecursionError
+        ValueError. RecursionError: what `iter_records` and `iter_rows` gave does not raise it.
     """
     try:
         return orjson.loads(text)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataengine import jsonstream
-from dataengine.jsonstream import SourceError, iter_records
+from dataengine.jsonstream import SourceError, iter_records, iter_rows
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 scalars = st.one_of(
@@ -85,6 +87,31 @@ def test_an_element_that_python_cannot_hold_is_one_bad_record(monkeypatch, text,
     ]
     assert (records[1].text, records[3].text) == (text, f'{{"x": {text}}}')
     assert [error in (r.error or "") for r in records] == [False, True, False, True, False]
+
+
+def below(frames: int, call):
+    """The result of a call from so many frames further down."""
+    return call() if frames == 0 else below(frames - 1, call)
+
+
+@pytest.mark.parametrize("frames", [0, 600])
+@pytest.mark.parametrize("chunk", [7, 1 << 20])
+def test_how_deep_an_element_may_be_does_not_depend_on_who_calls(monkeypatch, frames, chunk):
+    monkeypatch.setattr(jsonstream, "CHUNK", chunk)
+    lists = ["[" * depth + STRING + "]" * depth for depth in (200, 201)]
+    objects = ['{"a": ' * depth + "1" + "}" * depth for depth in (200, 201)]
+    flat = json.dumps([[], {}, '\\"[[' * 100] * 200)  # brackets beside each other, and in texts
+    data = f"[{', '.join([*lists, *objects, flat])}]".encode()
+    rows = below(frames, lambda: list(iter_rows(io.BytesIO(data), "a.json")))
+    assert [row.error for row in rows] == [None, "nested too deeply", None, "nested too deeply", None]
+    assert [row.text for row in rows] == [*lists, *objects, flat]
+    assert rows[4].value == json.loads(flat)
+
+
+def test_a_caller_without_room_is_no_fault_of_the_file():
+    room = sys.getrecursionlimit() - len(inspect.stack()) - 50
+    with pytest.raises(RecursionError):
+        below(room, lambda: list(iter_rows(io.BytesIO(b"[" * 100 + b"]" * 100), "a.json")))
 
 
 def test_lists_are_told_from_other_values():
