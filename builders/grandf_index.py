@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from dataengine.records import MAX_PAYLOAD, Account, Bad
 
 Layout = Literal["groundings", "refs", "coco", "benchmark"]
 MAX_ID = 200  # characters of an id that is text
+_KEY = re.compile(r'"\s*:')  # what ends a key; in a text it may stand too
 _SA1B = re.compile(r"(?:.*/)?(sa_[0-9]{1,18})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _FLICKR = re.compile(r"(?:.*[/_])?([0-9]{1,18})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 
@@ -255,11 +257,38 @@ def entry_of(layout: Layout, row: Row) -> Entry:
         refs = value.get("refs")
         phrases = [_ref(number, ref) for number, ref in enumerate(refs if isinstance(refs, list) else ())]
     else:
-        groundings = value.get("groundings")
-        items = groundings.items() if isinstance(groundings, dict) else ()
+        items = _groundings(value, row.record)
         phrases = [_grounding(number, text, grounding) for number, (text, grounding) in enumerate(items)]
     name = value.get("img_file_name" if layout == "refs" else "file_name")
     return Entry(name=name, value=value, caption=value.get("caption"), phrases=tuple(phrases))  # type: ignore[arg-type]
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers keys which are given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _groundings(value: dict[str, Any], text: str) -> list[tuple[str, Any]]:
+    """The phrases of a record and what is said of each; one that is given twice stands there twice.
+
+    Args:
+        value: the record as decoded, which knows the last of equal keys. text: its JSON.
+    """
+    groundings = value.get("groundings")
+    if isinstance(groundings, dict) and len(_KEY.findall(text)) > _num_keys(value):
+        groundings = json.loads(text, object_pairs_hook=_Object)["groundings"]
+        return groundings.pairs  # type: ignore[no-any-return]
+    return list(groundings.items()) if isinstance(groundings, dict) else []
+
+
+def _num_keys(value: Any) -> int:
+    """How many keys a decoded value has, in all objects in it."""
+    if isinstance(value, dict):
+        return len(value) + sum(_num_keys(inner) for inner in value.values())
+    return sum(_num_keys(inner) for inner in value if isinstance(inner, dict | list)) if isinstance(value, list) else 0
 
 
 def _grounding(number: int, text: str, grounding: Any) -> Phrase:

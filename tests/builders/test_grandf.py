@@ -261,6 +261,27 @@ def test_a_phrase_with_two_masks_has_two_objects(tmp_path, read_one):
     assert kept.caption == "<p>Two Cats</p> sit by <p>a dog</p>."
 
 
+@pytest.mark.parametrize(("again", "objects"), [(18, [(0,), (1,)]), (2, [(0, 1)])], ids=["elsewhere", "in one place"])
+def test_a_phrase_that_is_given_twice_is_read_twice(tmp_path, read_one, again, objects):
+    path = write(
+        ha_tree(tmp_path, {"groundings": {}}) / "one.json",
+        [
+            {
+                "file_name": "sa_1.jpg",
+                "caption": "a cat sits by the cat",
+                "groundings": {"cat": grounding(2, 5, LEFT), "cat ": grounding(again, again + 3, RIGHT)},
+            }
+        ],
+    )
+    text = path.read_text().replace('"cat "', '"cat"')  # which Python's dicts cannot hold
+    (tmp_path / "annotations/train/GranDf_HA_GCG_train.json").write_text(text)
+    reading = read_one(tmp_path)
+    assert [condition.objects for condition in reading.samples[0].conditions] == objects
+    shown = [masks.decode(thing.rle, HEIGHT, WIDTH) for thing in reading.samples[0].objects]
+    assert all(np.array_equal(a, pixels(b)) for a, b in zip(shown, (LEFT, RIGHT), strict=True))
+    assert reading.account.read == reading.account.built == {"images": 1, "phrases": 2, "annotations": 2}
+
+
 def test_phrases_that_cannot_be_shown_are_counted(tmp_path, read_one):
     records = [
         # offsets are of another phrase: it is looked for
