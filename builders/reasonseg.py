@@ -25,7 +25,7 @@ from builders.rows import Gathering, Row, read_keys, read_rows, select
 from dataengine import masks
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
-from dataengine.jsonstream import decode, iter_rows
+from dataengine.jsonstream import decode, is_too_deep, iter_rows
 from dataengine.keyed import uniforms
 from dataengine.records import MAX_MESSAGE, MAX_PAYLOAD, Account, Bad
 from dataengine.sample import Condition, Sample
@@ -40,6 +40,7 @@ __all__ = [
     "VERSION",
     "image_keys",
     "index",
+    "is_source",
     "locate",
     "parse_options",
     "read",
@@ -52,9 +53,13 @@ TASKS = ("reaseg",)
 ABOUT = About(title="ReasonSeg", url="https://github.com/dvlab-research/LISA")
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
-MARKS = ("explanatory/train.json", "ReasonSeg/explanatory/train.json", "ReasonSeg/val/*.json")
+MARKS = (
+    *(f"{base}explanatory/train.json" for base in ("", "ReasonSeg/")),
+    *(f"{base}{split}/*.json" for base in ("", "ReasonSeg/") for split in SPLITS),
+)
 LAYOUT = "train/, val/ or test/ with NAME.jpg and NAME.json, and explanatory/train.json"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+MAX_TRIED = 10  # json files that are opened to see whose they are
 MAX_FILE = 1 << 26  # bytes of one picture's json
 MAX_COORDINATE = 1 << 15  # px; OpenCV draws in 32-bit fixed point with 16 bits after the point
 
@@ -116,6 +121,26 @@ def _part(root: str | None, files: Mapping[str, str], split: str, options: Optio
                 f"{NAME} {split}", "explanatory", "file", root, files, _below("explanatory/train.json")
             )
     return Part(split=split, files=found)
+
+
+def is_source(root: Folder) -> bool:
+    """See `Builder`. Other sources have json files in folders of these names; these are pairs with a picture."""
+    if any(root.kind(place) == "file" for place in _below("explanatory/train.json")):
+        return True
+    folders = [root / place for split in SPLITS for place in _below(split)]
+    return any(_has_pair(folder) for folder in folders if folder.kind() == "folder")
+
+
+def _has_pair(folder: Folder) -> bool:
+    names = set(folder.names())
+    stems = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+    for stem in [stem for stem in stems if not names.isdisjoint(f"{stem}{suffix}" for suffix in SUFFIXES)][:MAX_TRIED]:
+        try:
+            _checked(_decoded(_file(folder, f"{stem}.json")))
+        except (RecordError, OSError):
+            continue
+        return True
+    return False
 
 
 # --- index -----------------------------------------------------------------------------------------------------------
@@ -262,8 +287,8 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 def _held(row: Row) -> Counter[str]:
     """What a picture's row holds, however bad it is."""
     try:
-        value = decode(row.record)
-    except (ValueError, RecursionError):
+        value = None if is_too_deep(row.record) else decode(row.record)
+    except ValueError:
         value = None
     held = Counter(explanations=len(row.members))
     for unit, field in (("shapes", "shapes"), ("questions", "text")):
@@ -291,13 +316,14 @@ class Asked:
 
 
 def _outcome(context: Context, row: Row) -> Outcome:
-    value = _record(row)
+    value = _checked(row.record)
     is_long = checked_flag(value.get("is_sentence"), "is_sentence")
     if context.options.queries not in ("all", "long" if is_long else "short"):
         return _left_out(row, _held(row), "long_query" if is_long else "short_query")
     names = [f"{row.key}{suffix}" for suffix in SUFFIXES]
     picture = read_picture(Folder(context.part.files["images"]), names)
     base = sample_of(context, picture, key=f"{NAME}/{row.key}", file=_name(context, row), record=f"image {row.key}")
+    base = replace(base, variant="long" if is_long else "short")
     shapes, account, refused = _shapes(context, row, value["shapes"], base.height, base.width)
     target, ignored = paint(shapes, base.height, base.width)
     asked, escaped, wrong = _asked(context, row, value["text"], base.sample_id)
@@ -328,15 +354,17 @@ def _left_out(row: Row, held: Counter[str], reason: str) -> Outcome:
     return Outcome(group=row.key, account=account)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _checked(text: str) -> dict[str, Any]:
     """The picture's json with its lists.
 
     Raises:
         RecordError: `bad_json`, `bad_field`.
     """
+    if is_too_deep(text):
+        raise RecordError("bad_json", "the json is nested too deeply")
     try:
-        value = decode(row.record)
-    except (ValueError, RecursionError) as error:
+        value = decode(text)
+    except ValueError as error:
         raise RecordError("bad_json", f"the json cannot be read: {error}") from None
     for field in ("text", "shapes"):
         if not isinstance(value, dict) or not isinstance(value.get(field), list):

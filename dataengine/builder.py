@@ -103,11 +103,12 @@ class Outcome:
 class Builder(Protocol):
     """A module with these members is a builder.
 
-    It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root; and one whose
-    objects come with prompts of their own says `BRINGS_PROMPTS = True`: a recipe then needs no `prompts` for its
-    regions. Objects that have prompts keep them, whatever the recipe says. One whose objects may be shown in other
-    pictures has a function `exemplars(context, index)` like `image_keys`: for each row, in order, pairs of annotation
-    id and category id of the objects that it may have.
+    It may also have `EDITIONS`, the options (dicts) that tell apart the sources it reads from one root; where its marks
+    fit folders of others, `is_source(root)`, whether a folder that has one is the source's. One whose objects come with
+    prompts of their own says `BRINGS_PROMPTS = True`: a recipe then needs no `prompts` for its regions. Objects that
+    have prompts keep them, whatever the recipe says. One whose objects may be shown in other pictures has a function
+    `exemplars(context, index)` like `image_keys`: for each row, in order, pairs of annotation id and category id of the
+    objects that it may have.
     """
 
     NAME: str

@@ -174,8 +174,8 @@ class Sample:
     task: Task = _column("string", "one of TASKS")
     variant: str | None = _column(
         "string",
-        "genseg and ovseg: panoptic, semantic or instance; a benchmark's vgdseg: same_image, cross_image, negatives or "
-        "k_shot; else null",
+        "genseg, ovseg: panoptic, semantic or instance; reaseg: long or short; vgdseg of a benchmark: same_image, "
+        "cross_image, negatives or k_shot; else null",
         default=None,
     )
     source: str = _column("string", "name of the source")

@@ -16,6 +16,7 @@ import yaml
 from dataengine import builder
 from dataengine.builder import OptionError, SourceError
 from dataengine.errors import UserError
+from dataengine.store.files import Folder
 from pipelines.recipe import REGION_TASKS
 
 MAX_DEPTH = 4  # folders below the given one that are looked into
@@ -57,7 +58,10 @@ def detect(path: str) -> list[Source]:
     found: dict[tuple[str, Path, str], Source] = {}
     for name in builder.names():
         made = builder.load(name)
-        for root in _roots(start.absolute(), made.MARKS, names):
+        is_source = getattr(made, "is_source", lambda _: True)
+        for root in dict.fromkeys(_roots(start.absolute(), made.MARKS, names)):
+            if not is_source(Folder(str(root))):
+                continue
             for source in _sources(made, root):
                 found.setdefault((name, root, str(source.options)), source)
     return _without_inner(list(found.values()))

@@ -28,7 +28,7 @@ class LeftOut(ReasonError):
 
 
 def unit_of(sample: Sample) -> str:
-    """What samples are counted by: the task, and the variant of generic ones."""
+    """What samples are counted by: the task, and the variant of those that have one."""
     return sample.task if sample.variant is None else f"{sample.task} {sample.variant}"
 
 

@@ -51,7 +51,8 @@ class ReasonSeg:
                 self._output.put(first, first.image, folder / f"{name}.jpg")
             shapes = _shapes("target", target, first, name)
             shapes += _shapes("ignore", ignore, first, name) if ignore is not None else []
-            record = {"text": list(texts), "is_sentence": any(map(is_sentence, texts)), "shapes": shapes}
+            long = first.variant == "long" if first.variant else any(map(is_sentence, texts))
+            record = {"text": list(texts), "is_sentence": long, "shapes": shapes}
             (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
             for text, words in texts.items():
                 if words is not None:
@@ -78,7 +79,7 @@ def file_stem(key: str) -> str:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a question is a sentence and not a phrase: it ends as one does."""
+    """Whether a question is a sentence and not a phrase, where the source does not say: it ends as one does."""
     return text.rstrip().endswith((".", "?", "!"))
 
 

@@ -99,6 +99,44 @@ def test_all_questions_of_a_train_picture_make_one_sample(tmp_path, read_one):
     }
 
 
+@pytest.mark.parametrize("suffix", [".JPG", ".JPEG", ".PNG", ".jpeg", ".png"])
+def test_pictures_are_found_by_any_suffix(tmp_path, read_one, suffix):
+    write_picture(tmp_path, "train", "a", record())
+    (tmp_path / "train" / "a.jpg").rename(tmp_path / "train" / f"a{suffix}")
+    write_picture(tmp_path, "train", "b", record())
+    (tmp_path / "train" / "b.json").unlink()
+    (tmp_path / "train" / "b.jpg").rename(tmp_path / "train" / f"b{suffix}")  # which nothing describes
+    reading = read_one()
+    assert [s.image_key for s in reading.samples] == ["reasonseg/a"]
+    assert [(b.reason, b.record) for b in reading.bad] == [("annotation_missing", f"b{suffix}")]
+
+
+@pytest.mark.parametrize(("is_sentence", "variant"), [(True, "long"), (1, "long"), (False, "short"), (0, "short")])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_samples_say_whether_their_questions_are_sentences(tmp_path, read_one, split, is_sentence, variant):
+    write_picture(tmp_path, split, "a", record(["a boat", "What floats?"], is_sentence=is_sentence))
+    assert {s.variant for s in read_one(split).samples} == {variant}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        pytest.param("train/a.jpg", record(), True, id="a pair"),
+        pytest.param("test/a.PNG", record(), True, id="of another split, in capitals"),
+        pytest.param("ReasonSeg/val/a.jpg", record(), True, id="a folder further down"),
+        pytest.param("val/b.jpg", record(), False, id="no picture of that name"),
+        pytest.param("train/a.jpg", {"image": {}, "annotations": []}, False, id="a json of another form"),
+        pytest.param("train/a.jpg", [record()], False, id="a list"),
+        pytest.param("train/a.jpg", b"\x81", False, id="no text"),
+    ],
+)
+def test_a_folder_is_known_by_its_pairs(tmp_path, name, value, found):
+    path = tmp_path / name
+    write_picture(path.parent.parent, path.parent.name, "a", value)
+    (path.parent / "a.jpg").rename(path)
+    assert reasonseg.is_source(Folder(str(tmp_path))) is found
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_each_question_of_a_held_out_picture_is_a_sample(tmp_path, read_one, split):
     write_picture(tmp_path, split, "a", record(["One?", "Two?"]))

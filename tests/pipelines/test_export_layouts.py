@@ -323,6 +323,16 @@ def test_reasonseg_pairs_draw_the_masks(tmp_path):
     assert report["samples"]["reaseg"] == {"read": 2, "written": 1, "left_out": {"picture_not_jpeg": 1}}
 
 
+@pytest.mark.parametrize(("variant", "is_sentence"), [("long", True), ("short", False)])
+def test_reasonseg_questions_are_what_their_source_called_them(tmp_path, variant, is_sentence):
+    made = (
+        referring("reaseg", ("a place to rest", 0), ("Where?", 0)) if is_sentence else referring("reaseg", ("It?", 0))
+    )
+    out, _ = exported(tmp_path, "xsam", replace(made, variant=variant))
+    (path,) = (out / "img_reaseg" / "lisa" / "train").glob("*.json")
+    assert json.loads(path.read_text())["is_sentence"] is is_sentence
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.5, 0.8, 0.95]))
 def test_outlines_give_any_mask_back(seed, share):
     mask = np.random.default_rng(seed).random((9, 11)) < share

@@ -128,6 +128,8 @@ def test_what_the_samples_hold_makes_the_comparison_worth_it(everything):
     assert any(not c.objects for s in samples if s.source == "grefs" for c in s.conditions)
     assert any(len(c.objects) > 1 for s in samples if s.source == "grefs" for c in s.conditions)
     assert any(c.explanation for s in samples if s.source == "reasons" for c in s.conditions)
+    kinds = {(s.variant, s.conditions[0].text[-1] in ".?!") for s in samples if s.source == "reasons"}
+    assert kinds >= {("long", True), ("short", False)}
     assert any(s.ignore for s in samples if s.source == "reasons")
     assert any(s.image is None for s in samples if s.source == "talk")
     assert {s.split for s in samples} >= {"train", "train2017", "val", "val2017", "test", "testA", "testB"}
@@ -273,7 +275,13 @@ def test_interactive_samples_come_back_from_psalms_files(everything, tmp_path):
 def test_generic_samples_come_back_from_coco_files(everything, tmp_path):
     report = export.export(str(everything[0]), "coco", str(tmp_path / "out"))
     left_out = {unit: counts["left_out"] for unit, counts in report.as_dict()["samples"].items()}
-    assert {unit for unit, reasons in left_out.items() if reasons} == {"refseg", "grefseg", "gcgseg", "reaseg", "chat"}
+    assert {unit.partition(" ")[0] for unit, reasons in left_out.items() if reasons} == {
+        "refseg",
+        "grefseg",
+        "gcgseg",
+        "reaseg",
+        "chat",
+    }
     sources = {
         name: {**SOURCES[name], "root": "", "splits": ["train2017", "val2017"]} for name in ("generic", "things")
     }

@@ -409,6 +409,22 @@ def test_a_file_says_what_source_it_is_of(published, file, name):
     assert name in {source.builder for source in detect.detect(str(published / file))}
 
 
+def test_reasonseg_is_known_without_explanations(published, tmp_path):
+    shutil.copytree(published / "reasonseg", tmp_path / "img_reaseg" / "lisa")
+    shutil.rmtree(tmp_path / "img_reaseg" / "lisa" / "explanatory")
+    (source,) = detect.detect(str(tmp_path))
+    assert (source.builder, source.root) == ("reasonseg", tmp_path / "img_reaseg" / "lisa")
+    assert source.splits == ("train", "val", "test")
+    one = next((source.root / "val").glob("*.json"))
+    assert [s.builder for s in detect.detect(str(one))] == ["reasonseg"]
+
+
+def test_other_folders_called_train_are_no_reasonseg(published, tmp_path):
+    for name, place in (("sa1b/sa_000000", "train"), ("grandf/annotations/train", "val")):
+        shutil.copytree(published / name, tmp_path / place)
+    assert "reasonseg" not in {source.builder for source in detect.detect(str(tmp_path))}
+
+
 @pytest.mark.parametrize(
     ("called", "dataset"),
     [
