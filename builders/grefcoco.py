@@ -54,7 +54,8 @@ ABOUT = About(
     license=License(name="CC BY-NC-SA 4.0", url="https://creativecommons.org/licenses/by-nc-sa/4.0/"),
 )
 HELD_OUT = ("val", "testA", "testB")
-MARKS = ("grefs(*).json", "grefcoco/grefs(*).json", "grefcoco/refs(*).p")
+MARKS = (*(f"{base}grefs(*).{kind}" for kind in ("json", "p") for base in ("", "grefcoco/")), "grefcoco/refs(*).p")
+REFS = ("grefs(unc).json", "grefs(unc).p", "refs(unc).p")
 SPLITS = ("train", "val", "testA", "testB")
 LAYOUT = "grefcoco/grefs(unc).json and grefcoco/instances.json"
 
@@ -73,7 +74,7 @@ def parse_options(task: str, options: Mapping[str, Any]) -> Options:
 def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], options: Options) -> list[Part]:
     """See `Builder.locate`. Roles: `refs` (JSON or pickle), `instances`, `images`."""
     places.check_roles(NAME, files, ("refs", "instances", "images"))
-    refs = ["grefcoco/grefs(unc).json", "grefs(unc).json", "grefcoco/refs(unc).p", "refs(unc).p"]
+    refs = [f"{base}{name}" for name in REFS for base in ("grefcoco/", "")]
     found = {
         "refs": places.find(NAME, "refs", "file", root, files, refs),
         "instances": places.find(NAME, "instances", "file", root, files, ["grefcoco/instances.json", "instances.json"]),

@@ -68,16 +68,19 @@ IMAGES = (
     "train2014",
     "images/mscoco/images/train2014",
     "images/train2014",
-    "images/saiapr_tc-12",
-    "images",
     "../images/mscoco/images/train2014",
-    "../images/saiapr_tc-12",
     "../coco2014",
     "../coco2017",
     "../coco",
     "../../coco2014",
     "../../coco2017",
     "../../coco",
+    "images",
+)
+IMAGES_OF_REFCLEF = (
+    *(f"{above}{place}saiapr_tc-12" for above in ("", "../") for place in ("images/", "")),
+    "../../saiapr_tc-12",
+    "images",
 )
 
 
@@ -133,7 +136,9 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
         "instances": places.find(
             name, "instances", "file", root, files, [f"{folder}/instances.json".lstrip("/") for folder in folders]
         ),
-        "images": places.find(name, "images", "folder", root, files, IMAGES),
+        "images": places.find(
+            name, "images", "folder", root, files, IMAGES_OF_REFCLEF if options.dataset == "refclef" else IMAGES
+        ),
     }
     layout = f"{options.dataset}/{pickle} and {options.dataset}/instances.json"
     return [

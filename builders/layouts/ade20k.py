@@ -1,4 +1,4 @@
-"""ADE20K as ADEChallengeData2016: semantic maps, instance maps, the tables of classes.
+"""ADE20K as ADEChallengeData2016: semantic maps, instance maps, the tables of classes. And as the full edition.
 
 The world has fewer than 150 classes: its stuff takes the first ids and its things the next, in the order of
 `builders.world`; the rest are published names that no picture shows. Instance classes count things from 1.
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from builders.ade20k_names import NAMES
+from builders.layouts import ade20k_full
 from builders.layouts.picture import Picture, Record
 from builders.layouts.tree import Layout, Sections
 from builders.world import STUFF, SYNONYMS, THINGS
@@ -41,6 +42,7 @@ def records(picture: Picture) -> Iterator[tuple[str, Record]]:
     picture.write_png(f"{ROOT}/annotations_instance/{part}/{stem}.png", instance, PNG)
     pixels = np.bincount(semantic.ravel(), minlength=len(CLASSES) + 1).tolist()
     yield f"ade20k/{part}", {"stem": stem, "scene": scene_name(picture.scene), "pixels": pixels}
+    yield from ade20k_full.records(picture, part, stem)
 
 
 def write(sections: Sections) -> None:
@@ -61,12 +63,13 @@ def write(sections: Sections) -> None:
     sections.write_text(f"{ROOT}/objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tName", *rows, *unseen])
     every = (record for part in PARTS for record in sections.records(f"ade20k/{part}"))
     sections.write_text(f"{ROOT}/sceneCategories.txt", (f"{record['stem']} {record['scene']}" for record in every))
-    mapping = [(number, CLASSES[kind], 100 * number) for kind, number in INSTANCE_CLASSES.items()]
+    mapping = [(number, CLASSES[kind], ade20k_full.CLASSES[kind]) for kind, number in INSTANCE_CLASSES.items()]
     mapping.insert(1, (1, mapping[0][1], 101))  # one class may be several of the full ADE20K
     sections.write_text(
         f"{ROOT}/ade20k_instance_catid_mapping.txt",
         ["Instacne100\tSceneParse150\tFullADE20K", *("\t".join(map(str, row)) for row in mapping)],  # so published
     )
+    ade20k_full.write(sections)
 
 
 def _unseen() -> list[str]:

@@ -58,6 +58,7 @@ def _expressions(picture: Picture) -> Iterator[tuple[list[str], list[Record]]]:
 
 def write(sections: Sections) -> None:
     sections.write_list("grefcoco/grefs(unc).json", "grefcoco/grefs(unc)")
+    sections.write_pickle("grefcoco/grefs(unc).p", "grefcoco/grefs(unc)", protocol=2)
     sections.write_object(
         "grefcoco/instances.json",
         sections.info("gRefCOCO") | {"categories": CATEGORIES},

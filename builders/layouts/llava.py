@@ -1,4 +1,8 @@
-"""LLaVA: the rows of stage 1 (558k) and of the instruction mix (665k), every kind of row in turn."""
+"""LLaVA: the rows of stage 1 (558k) and of the instruction mix (665k), every kind of row in turn.
+
+Both as the published JSON and as JSON lines, as others rewrite them; the lines of the mix also have rows of several
+pictures, which the published file has not.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,8 @@ def records(picture: Picture) -> Iterator[tuple[str, Record]]:
     yield "llava/mix", KINDS[picture.number % len(KINDS)](picture)
     if picture.number % 4 == 1:
         yield "llava/mix", _text_only(picture)
+    if picture.number % 8 == 6:
+        yield "llava/several", _several(picture)
 
 
 def _row(row_id: str | int, image: str | None, turns: Turns) -> Record:
@@ -129,12 +135,21 @@ def _text_only(picture: Picture) -> Record:
     return {"id": row["id"], "model": "", "conversations": row["conversations"]} if picture.number % 8 == 1 else row
 
 
+def _several(picture: Picture) -> Record:
+    """A row with a list of pictures."""
+    names = [_image(picture, f"coco/{picture.coco_name}"), _image(picture, f"gqa/images/{picture.id}.jpg")]
+    row = _row(f"several_{picture.id}", None, [("human", "<image>\n<image>\nIs it the same?"), ("gpt", "Yes")])
+    return {"id": row["id"], "image": names, "conversations": row["conversations"]}
+
+
 KINDS: tuple[Callable[[Picture], Record], ...] = (_coco, _gqa, _ocr, _textvqa, _region, _odd)
 
 
 def write(sections: Sections) -> None:
     sections.write_list("llava/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json", "llava/pretrain")
     sections.write_list("llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.json", "llava/mix")
+    sections.write_lines("llava/LLaVA-Pretrain/blip_laion_cc_sbu_558k.jsonl", "llava/pretrain")
+    sections.write_lines("llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.jsonl", "llava/mix", "llava/several")
 
 
 LAYOUT = Layout(records=records, write=write)

@@ -1,6 +1,6 @@
 """Pickles as Python 2 wrote them: its byte strings and long integers are opcodes that Python 3 reads but never writes.
 
-Only lists, dicts, strings and integers. Opcodes: the Python library's `pickletools`.
+Only lists, dicts, strings, integers, true and false. Opcodes: the Python library's `pickletools`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def _binary(value: Any, known: dict[str, int]) -> bytes:
         return b"](" + b"".join(_binary(element, known) for element in value) + b"e"
     if isinstance(value, str):
         return _binary_string(value)
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
     return b"J" + int(value).to_bytes(4, "little", signed=True)
 
 
@@ -65,6 +67,8 @@ def _text(value: Any, known: dict[str, int], name: str = "") -> bytes:
         return b"(l" + b"".join(_text(element, known) + b"a" for element in value)
     if isinstance(value, str):
         return _text_string(value)
+    if isinstance(value, bool):
+        return b"I%02d\n" % value
     return b"L%dL\n" % value if name in LONGS else b"I%d\n" % value
 
 

@@ -48,7 +48,7 @@ def records(picture: Picture) -> Iterator[tuple[str, Record]]:
         if dataset.name == "refclef":
             folder = f"{picture.id // 1000:02d}"
             name = f"{folder}/images/{picture.id}.jpg"
-            picture.publish(f"saiapr_tc-12/{name}")
+            picture.publish(f"refer/images/saiapr_tc-12/{name}")
             yield (
                 f"{section}/images",
                 {"id": picture.id, "file_name": name} | dict(zip(("height", "width"), picture.size, strict=True)),

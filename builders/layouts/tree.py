@@ -88,6 +88,16 @@ class Sections:
         with self._open(path) as file:
             file.writelines(f"{line}\n".encode() for line in lines)
 
+    def write_lines(self, path: str, *sections: str) -> None:
+        """JSON lines, of one section after the other."""
+        with self._open(path) as file:
+            for section in sections:
+                file.writelines(self._lines(section))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        with self._open(path) as file:
+            file.write(data)
+
     def write_pickle(self, path: str, section: str, protocol: int) -> None:
         """A list as Python 2 would have pickled it."""
         with self._open(path) as file:

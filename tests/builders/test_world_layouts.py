@@ -326,8 +326,10 @@ def test_pickles_are_those_of_python_2_and_hold_plain_values(name: str, tree: Pa
 def test_pickled_gives_back_what_was_put_in(protocol: int) -> None:
     awkward = 'it\'s "é"\n\\ and\tso on'
     value = [{"ann_id": -1, "n": 2**31 - 1, "text": text} for text in (awkward, "", "x" * 300)]
-    value += [{"list": [], "dict": {}, "n": number} for number in range(1100)]
-    assert pickle.loads(b"".join(pickled(value, protocol)), encoding="latin1") == value
+    value += [{"list": [], "dict": {}, "n": number, "odd": number % 2 == 1} for number in range(1100)]
+    again = pickle.loads(b"".join(pickled(value, protocol)), encoding="latin1")
+    assert again == value
+    assert again[-1]["odd"] is True
     assert pickle.loads(b"".join(pickled([], protocol))) == []
 
 
@@ -517,7 +519,7 @@ def pictures_named(tree: Path) -> Iterator[tuple[str, int]]:
         for record in read(tree / f"coco_vgd/annotations/coco_vgdseg_{part}.json"):
             yield f"coco/{part}2017/{record['image_file']}", record["image_id"]
     for name in PICKLES:
-        folder = "saiapr_tc-12" if name == "refclef" else "coco2014/train2014"
+        folder = "refer/images/saiapr_tc-12" if name == "refclef" else "coco2014/train2014"
         for image in read(tree / f"refer/{name}/instances.json")["images"]:
             yield f"{folder}/{image['file_name']}", image["id"]
     for image in read(tree / "grefcoco/instances.json")["images"]:
@@ -541,6 +543,10 @@ def pictures_named(tree: Path) -> Iterator[tuple[str, int]]:
         if "image" in row:
             stem = Path(row["image"]).stem
             yield f"llava/llava_images/{row['image']}", int(stem, 16 if "textvqa" in row["image"] else 10)
+    for line in (tree / "llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.jsonl").read_text().splitlines():
+        names = json.loads(line).get("image")
+        for name in names if isinstance(names, list) else ():
+            yield f"llava/llava_images/{name}", int(Path(name).stem)
     for path in (tree / "sa1b").rglob("*.json"):
         yield str(path.relative_to(tree).with_suffix(".jpg")), read(path)["image"]["image_id"]
     for path in (tree / "reasonseg").rglob("[0-9]*.json"):
@@ -555,7 +561,9 @@ def test_a_picture_is_the_same_picture_everywhere(tree: Path) -> None:
     ade = tree / "ade20k/ADEChallengeData2016/images"
     assert (ade / "training/ADE_train_00000003.jpg").samefile(tree / "coco/train2017/000000000003.jpg")
     assert (ade / "validation/ADE_val_00000001.jpg").samefile(tree / "coco/val2017/000000500001.jpg")
-    there = {str(p.relative_to(tree)) for p in tree.rglob("*.jpg") if not p.is_relative_to(ade)}
+    for path in (tree / "ade20k/ADE20K_2021_17_01").rglob("*.jpg"):
+        assert path.samefile(ade / path.relative_to(tree).parts[4] / path.name)
+    there = {str(p.relative_to(tree)) for p in tree.rglob("*.jpg") if not p.is_relative_to(tree / "ade20k")}
     assert there == {name for name, _ in named}
 
 
@@ -574,6 +582,52 @@ def test_reasonseg_files_and_explanations(tree: Path) -> None:
     questions = {path.with_suffix(".jpg").name: read(path)["text"][0] for path in files}
     explained = read(tree / "reasonseg/explanatory/train.json")
     assert {record["image"]: record["query"] for record in explained} == questions
+
+
+def test_grefcocos_pickle_holds_what_its_json_does(tree: Path) -> None:
+    refs = read(tree / "grefcoco/grefs(unc).p")
+    assert refs == read(tree / "grefcoco/grefs(unc).json")
+    assert {type(ref.get("no_target")) for ref in refs} == {bool, type(None)}
+
+
+def test_llava_lines_hold_the_rows_and_rows_of_several_pictures(tree: Path) -> None:
+    for name in ("LLaVA-Pretrain/blip_laion_cc_sbu_558k", "LLaVA-Instruct-150K/llava_v1_5_mix665k"):
+        rows = [json.loads(line) for line in (tree / f"llava/{name}.jsonl").read_text().splitlines()]
+        several = [row for row in rows if isinstance(row.get("image"), list)]
+        assert [row for row in rows if row not in several] == read(tree / f"llava/{name}.json")
+        assert bool(several) == ("mix" in name)
+        for row in several:
+            assert row["conversations"][0]["value"].count("<image>") == len(row["image"]) == 2
+            assert all((tree / "llava/llava_images" / image).is_file() for image in row["image"])
+
+
+def test_full_ade20k_is_laid_out_as_published(tree: Path) -> None:
+    root = tree / "ade20k/ADE20K_2021_17_01"
+    described = {path.stem: path for path in root.rglob("ADE_*.json")}
+    with (root / "index_ade20k.pkl").open("rb") as file:
+        index = pickle.load(file)
+    assert {name.removesuffix(".jpg") for name in index["filename"]} == described.keys()
+    parts = 0
+    for column, (name, folder) in enumerate(zip(index["filename"], index["folder"], strict=True)):
+        path = described[name.removesuffix(".jpg")]
+        assert path.parent == root.parent / folder
+        record = json.loads(path.read_bytes().decode("latin-1"))["annotation"]
+        red, green, blue = np.moveaxis(np.asarray(Image.open(path.with_name(f"{path.stem}_seg.png"))).astype(int), 2, 0)
+        assert [*red.shape, 3] == record["imsize"]
+        whole = [entry for entry in record["object"] if not entry["parts"]["part_level"]]
+        parts += len(record["object"]) - len(whole)
+        number = int(path.stem[-8:])
+        shown = segments(tree, number if "train" in path.stem else number + 500_000)
+        assert len(whole) == len(shown) == blue.max()
+        for instance, entry in enumerate(whole, start=1):
+            pixels = blue == instance
+            assert set((red[pixels] // 10 * 256 + green[pixels]).tolist()) == {entry["name_ndx"]}
+            assert any(entry["name"].split(", ")[0] == name and (pixels == mask).all() for name, mask in shown)
+            np.testing.assert_array_equal(np.asarray(Image.open(path.parent / entry["instance_mask"])) > 0, pixels)
+        names = Counter(entry["name"] for entry in record["object"])
+        assert [names[name] for name in index["objectnames"]] == index["objectPresence"][:, column].tolist()
+    assert parts
+    assert {path.parent.parent.parent.name for path in described.values()} == {"training", "validation"}
 
 
 def test_lvis_says_what_is_absent_and_what_is_not_exhaustive(tree: Path) -> None:
@@ -619,7 +673,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     some = write_published(tmp_path / "some", 4, seed=1, layouts={"refer", "lvis"})
     found = digests(tmp_path / "some")
     assert found.items() < one.items()
-    assert {name.partition("/")[0] for name in found} == {"refer", "coco2014", "saiapr_tc-12", "lvis", "coco"}
+    assert {name.partition("/")[0] for name in found} == {"refer", "coco2014", "lvis", "coco"}
     assert some.layouts == ("refer", "lvis")
     write_published(tmp_path / "other", 4, seed=2, layouts={"lvis"})
     assert digests(tmp_path / "other").items().isdisjoint(one.items())

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -382,6 +383,9 @@ def test_every_source_of_the_tree_is_found_once(published):
         ("refcoco", "refer", "refcoco"),
         ("refcoco", "refer", "refcoco+"),
         ("refcoco", "refer", "refcocog"),
+        ("refcoco", "refer", "refclef"),
+        ("ade20k", "ade20k/ADEChallengeData2016", "2016"),
+        ("ade20k", "ade20k/ADE20K_2021_17_01", "2021"),
         ("grefcoco", "grefcoco"),
         ("reasonseg", "reasonseg"),
         ("sa1b", "sa1b"),
@@ -477,6 +481,66 @@ def test_everything_that_is_found_builds(published, tmp_path):
     }
     assert built == set(loaded.sources)
     assert {spec.builder for spec in loaded.sources.values()} == set(builder.names()) - {"shapes"}
+
+
+def built_from(published, tmp_path, **source) -> tuple[list, dict]:
+    """The samples of one source, without what names files, and the account."""
+    where = {key: str(published / source[key]) for key in ("root",) if key in source}
+    files = {role: str(published / path) for role, path in source.get("files", {}).items()}
+    out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+    loaded = recipe.Recipe(name="one", sources={"s": {**source, **where, "files": files}}, forbid=())
+    manifest = run(loaded, out)
+    samples = sorted(open_dataset(str(out)).samples(), key=lambda s: s.sample_id)
+    return [replace(s, provenance=None) for s in samples], manifest["counts"]["records"]
+
+
+def test_grefcocos_pickle_builds_the_same_as_its_json(published, tmp_path):
+    source = {"builder": "grefcoco", "task": "grefseg", "root": "grefcoco"}
+    plain = built_from(published, tmp_path, **source)
+    assert built_from(published, tmp_path, **source, files={"refs": "grefcoco/grefs(unc).p"}) == plain
+    alone = tmp_path / "grefcoco"
+    shutil.copytree(published / "grefcoco", alone)
+    (alone / "grefs(unc).json").unlink()
+    shutil.copytree(published / "coco2014", tmp_path / "coco2014")
+    assert built_from(tmp_path, tmp_path, **source) == plain
+    assert [s.builder for s in detect.detect(str(alone / "grefs(unc).p"))] == ["grefcoco"]
+
+
+def test_llavas_lines_build_the_same_and_leave_rows_of_several_pictures_out(published, tmp_path):
+    source = {"builder": "llava", "task": "chat", "root": "llava", "options": {"edition": "mix665k"}}
+    plain, account = built_from(published, tmp_path, **source)
+    assert any(s.image is None for s in plain)  # text alone
+    path = "llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.jsonl"
+    lines, theirs = built_from(published, tmp_path, **source, files={"annotations": path})
+    assert lines == plain
+    more = theirs["read"]["rows"] - account["read"]["rows"]
+    several = [isinstance(json.loads(line).get("image"), list) for line in (published / path).read_text().splitlines()]
+    assert theirs["filtered"]["rows"]["several_images"] == more == sum(several) > 0
+    assert "several_images" not in account["filtered"].get("rows", {})
+
+
+def test_full_ade20k_builds_the_same_masks_as_the_challenge(published, tmp_path):
+    source = {"builder": "ade20k", "task": "genseg", "root": "ade20k"}
+
+    def found(edition: str, variant: str) -> tuple[dict, dict]:
+        options = {"edition": edition, "variants": [variant]}
+        samples, account = built_from(published, tmp_path, **source, options=options)
+        assert account["quarantined"] == {}
+        return {s.image_key: sorted(thing.rle for thing in s.objects) for s in samples}, account
+
+    semantic, account = found("2021", "semantic")
+    assert semantic == found("2016", "semantic")[0]
+    assert account["filtered"]["parts"] == {"part": account["read"]["parts"]}
+    instances = found("2016", "instance")[0]
+    full = found("2021", "instance")[0]  # where all but SceneParse150's stuff are things
+    assert all(set(things) <= set(full[key]) for key, things in instances.items())
+
+
+def test_pictures_of_refclef_are_not_taken_for_cocos(published):
+    for dataset, folder in (("refclef", "refer/images/saiapr_tc-12"), ("refcoco", "coco2014")):
+        made = builder.load("refcoco")
+        parts = made.locate(str(published / "refer"), {}, (), made.parse_options("refseg", {"dataset": dataset}))
+        assert {part.files["images"] for part in parts} == {str(published / folder)}
 
 
 def test_every_layout_of_the_world_has_a_builder():
