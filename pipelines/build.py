@@ -114,7 +114,14 @@ def run(
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 if subset is None:
                     _check_not_empty(folder, done)
-                facts = {**plan.identity, "plan": plan.hash, "roles": asdict(stored), "mixing": mix.facts(recipe, done)}
+                expected = mix.expectations(recipe, done) if settings.limit is None and subset is None else None
+                facts = {
+                    **plan.identity,
+                    "expected": expected,
+                    "plan": plan.hash,
+                    "roles": asdict(stored),
+                    "mixing": mix.facts(recipe, done),
+                }
                 manifest = commits.write_manifest(folder, facts, done)
             fault_point("manifest")
             _remove_remote_indexes(folder)

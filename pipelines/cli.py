@@ -351,6 +351,10 @@ def summary(out: str, manifest: dict[str, Any]) -> str:
     licenses = [f"{name} ({number} samples)" for name, number in counts["licenses"].items()]
     if licenses:
         lines.append(f"  licences of the pictures: {', '.join(licenses)}")
+    if manifest.get("expected"):
+        from pipelines import mix
+
+        lines += [f"  {line}" for line in mix.surprises(manifest["expected"])]
     if manifest.get("mixing"):
         from dataengine import mixing
 

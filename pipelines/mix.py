@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,38 @@ def facts(recipe: Recipe, done: Iterable[Commit]) -> list[dict[str, Any]] | None
     if recipe.mixing is None or not any(sizes.values()):
         return None
     return [asdict(row) for row in _table(sizes, recipe.mixing)]
+
+
+def expectations(recipe: Recipe, done: Iterable[Commit]) -> dict[str, dict[str, int]]:
+    """How many training records there should be and are, of each source whose recipe says it.
+
+    Records are pictures, or rows where they are a source's; those that options filter are none, those that are
+    forbidden or bad are some.
+    """
+    found: dict[str, Counter[str]] = {name: Counter() for name in recipe.sources}
+    for commit in done:
+        if is_training(commit.split):
+            for unit, number in commit.account.read.items():
+                reasons = commit.account.filtered.get(unit, Counter())
+                by_options = sum(n for reason, n in reasons.items() if not reason.startswith("forbidden: "))
+                found[commit.source][unit] += number - by_options
+    return {
+        name: {"expected": spec.expected, "found": found[name]["rows"] or found[name]["images"]}
+        for name, spec in recipe.sources.items()
+        if spec.expected is not None
+    }
+
+
+def surprises(expectations: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each source that has more or fewer records than expected. Whole thousands are rounded numbers."""
+    lines = []
+    for name, numbers in expectations.items():
+        expected, found = numbers["expected"], numbers["found"]
+        is_rounded = expected % 1000 == 0
+        if abs(found - expected) > (500 if is_rounded else 0):
+            about = "about " if is_rounded else ""
+            lines.append(f"warning: {name} has {found:,} training records; {about}{expected:,} are published")
+    return lines
 
 
 def _table(sizes: Mapping[str, int], spec: MixSpec) -> tuple[mixing.Row, ...]:

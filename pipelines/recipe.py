@@ -76,7 +76,8 @@ class SourceSpec(_Model):
 
     root: folder of the published layout. files: paths by role, for trees that are not laid out as published; they win.
     splits: the wanted ones; none means all there are. options: the builder's own. expected: how many training records
-    the published source has, without those that the options filter, for a mixing table without data.
+    the published source has, without those that the options filter, for a mixing table without data; a build says where
+    there are more or fewer. Whole thousands are taken for rounded.
     """
 
     builder: Name

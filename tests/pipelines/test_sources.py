@@ -72,6 +72,32 @@ def test_stage_three_is_the_published_mixture_with_its_table(stage3):
         assert row["length"] == int(sizes[row["name"]] * factor)
 
 
+def test_other_numbers_than_the_published_ones_are_said(published, tmp_path):
+    rows = json.loads((published / "llava/LLaVA-Instruct-150K/llava_v1_5_mix665k.json").read_text())
+    shown = sum("image" in row for row in rows)
+    pictures = len(json.loads((published / "coco/annotations/instances_train2017.json").read_text())["images"])
+    loaded = recipe.load("xsam-s3").with_root(str(published))
+    chat, generic = loaded.sources["llava"], loaded.sources["coco_panoptic"]
+    sources = {
+        "llava": chat.model_copy(update={"expected": shown}),  # without rows of text alone, which its options filter
+        "right": generic.model_copy(update={"expected": pictures}),  # forbidden pictures are published ones too
+        "rounded": generic.model_copy(update={"expected": 0}),  # within 500 of it
+        "more": generic.model_copy(update={"expected": pictures + 1}),
+        "thousand": generic.model_copy(update={"expected": 1000}),
+        "unsaid": generic.model_copy(update={"expected": None}),
+    }
+    loaded = loaded.model_copy(update={"sources": sources, "mixing": None})
+    manifest = run(loaded, tmp_path / "out")
+    assert manifest["expected"]["llava"] == {"expected": shown, "found": shown}
+    assert manifest["expected"]["more"] == {"expected": pictures + 1, "found": pictures}
+    warned = [line.strip() for line in summary("x", manifest).splitlines() if "are published" in line]
+    assert warned == [
+        f"warning: more has {pictures} training records; {pictures + 1} are published",
+        f"warning: thousand has {pictures} training records; about 1,000 are published",
+    ]
+    assert run(loaded, tmp_path / "few", limit=3)["expected"] is None
+
+
 @pytest.mark.parametrize("name", ["xsam-s1", "xsam-s2", "psalm", "gcg", "shapes-tiny"])
 def test_every_mixture_builds_from_the_published_layouts(published, tmp_path, name):
     manifest = run(recipe.load(name).with_root(str(published)), tmp_path / "out")
