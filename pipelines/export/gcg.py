@@ -4,6 +4,7 @@ Training: a list of {file_name, image_id, caption, height, width, groundings}, w
 {phrase: {token_positives: [start, end], rle_masks: [RLE, …]}}. Loaders strip and lower-case the caption without moving
 offsets, so it is written stripped and in lower case, and offsets count in that. They keep a span only if it starts
 behind the end of the one before, and know a phrase once.
+RefCOCOg's and Flickr30k's parts have forms of their own (`gcg_parts`).
 Benchmark: a file of captions with labels, and one of masks; mask i is of label i, or all are of the only label.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 from dataengine import masks, tokens
 from dataengine.sample import Condition, Sample
+from pipelines.export import gcg_parts
 from pipelines.export.coco import Document, Ids
 from pipelines.export.output import (
     JsonLists,
@@ -30,7 +32,6 @@ from pipelines.export.output import (
 STRIPPED = ' \t\n\r\f\v"'  # what loaders take away at both ends
 BENCHMARK = ("val", "test")
 HUMAN, PSG = "GranDf_HA_GCG", "OpenPsgGCG"
-COCO = "coco2017"  # where OpenPsgGCG's pictures are
 
 
 class Gcg:
@@ -43,6 +44,12 @@ class Gcg:
             for name in (HUMAN, PSG)
         }
         self._benchmark = _Benchmark(output, f"{annotations}/val_test", f"{pictures}/val_test")
+        self._parts: dict[str | None, gcg_parts.RefCocog | gcg_parts.Flickr] = {
+            "refcocog": gcg_parts.RefCocog(output, f"{annotations}/train"),
+            "flickr": gcg_parts.Flickr(
+                output, f"{annotations}/train", f"{pictures.rpartition('/')[0]}/flickr30k/images/train"
+            ),
+        }
         self._ids: dict[Key, Ids] = {}
 
     def write(self, group: Sequence[Sample]) -> None:
@@ -50,12 +57,23 @@ class Gcg:
             self._benchmark.write(group)
             return
         source = self._output.manifest["sources"][f"{group[0].source}/{group[0].split}"]
-        part = PSG if source.get("options", {}).get("part") == "psg" else HUMAN
+        chosen = source.get("options", {}).get("part")
+        if chosen in self._parts:
+            self._write_part(self._parts[chosen], group)
+            return
+        part = PSG if chosen == "psg" else HUMAN
         records = [self._record(sample, part) for sample in group]
         for sample, (record, reasons) in zip(group, records, strict=True):
             self._lists[part].add((sample.source, sample.split), record)
             for reason in reasons:
                 self._output.note(sample, f"conditions: {reason}")
+
+    def _write_part(self, part: gcg_parts.RefCocog | gcg_parts.Flickr, group: Sequence[Sample]) -> None:
+        found = [(sample, *_spans(sample)) for sample in group]
+        for sample, caption, places in found:
+            part.check(sample, caption, places)
+        for sample, caption, places in found:
+            part.write(sample, caption, places)
 
     def _record(self, sample: Sample, part: str) -> tuple[dict[str, Any], list[str]]:
         """What is written of a sample, and why phrases are not in it."""
@@ -79,7 +97,7 @@ class Gcg:
             raise LeftOut("nothing_grounded", "no phrase of the caption can be written")
         image_id, _ = self._ids.setdefault((sample.source, sample.split), Ids()).image(sample.image_key)
         if part == PSG:
-            name = self._output.picture(sample, COCO, f"train2017/{safe_name(sample.image_key)}")
+            name = self._output.picture(sample, gcg_parts.COCO, f"train2017/{safe_name(sample.image_key)}")
         else:
             name = self._output.picture(sample, f"{self._pictures}/train")
         record = {
@@ -93,7 +111,7 @@ class Gcg:
         return record, reasons
 
     def finish(self) -> None:
-        for lists in self._lists.values():
+        for lists in (*self._lists.values(), *self._parts.values()):
             lists.finish()
         self._benchmark.finish()
 

@@ -41,6 +41,8 @@ SOURCES = {
     "psg": {
         "builder": "grandf", "task": "gcgseg", "root": "grandf", "options": {"part": "psg"}, "splits": ["train"],
     },
+    "sentences": {"builder": "grandf", "task": "gcgseg", "root": "grandf", "options": {"part": "refcocog"}},
+    "flickr": {"builder": "grandf", "task": "gcgseg", "root": "grandf", "options": {"part": "flickr"}},
     "reasons": {"builder": "reasonseg", "task": "reaseg", "root": "reasonseg"},
     "talk": {"builder": "llava", "task": "chat", "root": "llava", "options": {"edition": "mix665k"}},
     "generic": {"builder": "coco", "task": "genseg", "root": "coco"},
@@ -49,6 +51,7 @@ SOURCES = {
 XSAM = {
     "vgd": "", "interactive": "", "refs": "img_refseg/refcocos", "plus": "img_refseg/refcocos",
     "grefs": "img_refseg/refcocos", "human": "img_gcgseg/grand_f", "psg": "img_gcgseg/grand_f",
+    "sentences": "img_gcgseg/grand_f", "flickr": "img_gcgseg/grand_f",
     "reasons": "img_reaseg/lisa", "talk": "img_chat/llava", "generic": "coco2017", "things": "coco2017",
 }  # fmt: skip
 
@@ -154,7 +157,10 @@ def unnumbered(samples: list[Sample]) -> list[Sample]:
     return sorted(found, key=lambda s: (s.sample_id, str(s.turns)))
 
 
-@pytest.mark.parametrize(("source", "splits"), [("human", {"train", "val", "test"}), ("psg", {"train"})])
+@pytest.mark.parametrize(
+    ("source", "splits"),
+    [("human", {"train", "val", "test"}), *((name, {"train"}) for name in ("psg", "sentences", "flickr"))],
+)
 def test_captions_come_back_with_spans_and_masks(everything, again, source, splits):
     before, after = (facts(samples, source) for samples in (everything[1], again))
     assert {s.split for s in before} == splits
