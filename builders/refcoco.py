@@ -51,7 +51,7 @@ NAME = "refcoco"
 VERSION = 1
 TASKS = ("refseg",)
 ABOUT = About(title="RefCOCO, RefCOCO+, RefCOCOg, RefCLEF", url="https://github.com/lichengunc/refer")
-HELD_OUT = ("val", "testA", "testB", "test")
+HELD_OUT = ("val", "testA", "testB", "testC", "test")
 MARKS = ("refs(*).p", "refcoco*/refs(*).p", "refclef/refs(*).p")
 SPLITS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("refcoco", "unc"): ("train", "val", "testA", "testB"),

@@ -520,3 +520,8 @@ def test_pickled_bytes_are_the_same_in_every_protocol(tree, read_source):
         (reading,) = read_source(refcoco, tree.root, "refseg", splits=["train"])
         made.append((reading.report.fingerprint, reading.samples))
     assert all(entry == made[0] for entry in made)
+
+
+def test_only_what_is_called_train_is_trained_on():
+    splits = {split for names in refcoco.SPLITS.values() for split in names}
+    assert splits - set(refcoco.HELD_OUT) == {"train"}

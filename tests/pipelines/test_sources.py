@@ -201,7 +201,7 @@ def test_held_out_sources_that_are_not_there_are_said(published, tmp_path):
     loaded = recipe.load("xsam-s1").with_root(str(published))
     spec = recipe.SourceSpec(builder="refcoco", task="refseg", root=str(tmp_path / "nowhere"))
     manifest = run(loaded.model_copy(update={"held_out": {"refs": spec}}), tmp_path / "out")
-    assert manifest["forbidden"]["missing"] == ["refs/test", "refs/testA", "refs/testB", "refs/val"]
+    assert manifest["forbidden"]["missing"] == ["refs/test", "refs/testA", "refs/testB", "refs/testC", "refs/val"]
     asked = loaded.model_copy(update={"held_out": {"refs": spec}, "forbid": ("refs/val",)})
     with pytest.raises(builder.SourceError, match=r"recipe xsam-s1, source refs: forbid refs/val: .*is missing"):
         run(asked.model_copy(), tmp_path / "other")
@@ -216,7 +216,7 @@ def test_splits_of_a_held_out_source_that_are_not_there_are_one_line(published, 
     build.run(loaded.model_copy(update={"held_out": held_out}), str(tmp_path / "out"), Settings(), Console(said))
     about = [line for line in said.getvalue().splitlines() if "held out" in line]
     assert about[0].startswith("nothing is held out of gone: ")
-    assert about[1:] == ["held out of refs: val, testA, testB; it has no test"]  # which is RefCOCOg's
+    assert about[1:] == ["held out of refs: val, testA, testB; it has no testC, test"]  # RefCLEF's and RefCOCOg's
 
 
 def test_a_held_out_source_may_say_which_splits(published, tmp_path):
