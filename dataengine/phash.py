@@ -14,6 +14,8 @@ BITS = 64
 MAX_DISTANCE = 10  # beyond it unlike pictures are near, and most pairs would have to be looked at
 DECODE_PX = 256  # JPEGs are decoded at the smallest scale that is no smaller; the hash looks at 32 x 32 px
 FLAT_LEVELS = 4  # grey levels, of 256, below which a hash is one of noise
+_PARTS = 4  # of a hash
+_PART_BITS = BITS // _PARTS
 _BLOCK = 1 << 22  # candidates in memory at a time, about 200 MB
 
 
@@ -49,8 +51,8 @@ def perceptual_hash(data: bytes) -> int | None:
 def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All pairs of hashes that differ in at most `distance` bits, each once, in blocks.
 
-    Two hashes that differ in d bits agree in one of d + 1 parts at least (multi-index hashing, Norouzi et al. 2012),
-    so only hashes that share a part are compared.
+    Of two hashes that differ in d bits one part of four differs in d // 4 bits at most (multi-index hashing, Norouzi et
+    al. 2012), so only hashes with such a part are compared.
 
     Args:
         a, b: (N,) and (M,) uint64; each without duplicates, or a block may grow with their square.
@@ -60,32 +62,46 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"distance is {distance}; 0 to {MAX_DISTANCE} bits can be searched")
-    bounds = [BITS * number // (distance + 1) for number in range(distance + 2)]
-    parts = list(itertools.pairwise(bounds))
-    for number, part in enumerate(parts):
-        for rows, columns in _candidates(_bits(a, *part), _bits(b, *part)):
-            differing = a[rows] ^ b[columns]
-            bits = np.bitwise_count(differing)
-            kept = bits <= distance
-            for earlier in parts[:number]:  # where an earlier part agrees, the pair was found there
-                kept &= _bits(differing, *earlier) != 0
-            yield rows[kept], columns[kept], bits[kept]
+    within = distance // _PARTS
+    for part in range(_PARTS):
+        own, other = _part(a, part), _part(b, part)
+        order = np.argsort(other, kind="stable")
+        starts = np.concatenate(([0], np.cumsum(np.bincount(other, minlength=1 << _PART_BITS))))
+        for flipped in _patterns(within):
+            for rows, columns in _candidates(own ^ flipped, order, starts):
+                differing = a[rows] ^ b[columns]
+                bits = np.bitwise_count(differing)
+                kept = bits <= distance
+                rows, columns, bits, differing = rows[kept], columns[kept], bits[kept], differing[kept]
+                new = np.ones(len(rows), dtype=bool)
+                for earlier in range(part):  # where an earlier part is near, the pair was found there
+                    new &= np.bitwise_count(_part(differing, earlier)) > within
+                yield rows[new], columns[new], bits[new]
 
 
-def _bits(values: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Bits start .. stop - 1 of (N,) uint64 values, as numbers."""
-    return (values >> np.uint64(start)) & np.uint64((1 << (stop - start)) - 1)
+def _part(values: np.ndarray, part: int) -> np.ndarray:
+    """One of the equal parts of (N,) uint64 values, as (N,) int64."""
+    return (values >> np.uint64(part * _PART_BITS) & np.uint64((1 << _PART_BITS) - 1)).astype(np.int64)
 
 
-def _candidates(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices of all pairs of equal values, about `_BLOCK` at a time."""
-    order = np.argsort(b, kind="stable")
-    ordered = b[order]
-    first = np.searchsorted(ordered, a, "left")
-    number = np.searchsorted(ordered, a, "right") - first
+def _patterns(most: int) -> Iterator[int]:
+    """All parts with at most so many bits set."""
+    for number in range(most + 1):
+        for chosen in itertools.combinations(range(_PART_BITS), number):
+            yield sum(1 << bit for bit in chosen)
+
+
+def _candidates(values: np.ndarray, order: np.ndarray, starts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices of all pairs of equal values, about `_BLOCK` at a time.
+
+    Args:
+        values: (N,) int64. order: (M,) indices that sort the other values. starts: where each value begins in it.
+    """
+    first = starts[values]
+    number = starts[values + 1] - first
     ends = np.cumsum(number)
     start = 0
-    while start < len(a):
+    while start < len(values):
         before = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
         counts = number[start:stop]
