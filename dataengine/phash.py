@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,15 +20,29 @@ _PART_BITS = BITS // _PARTS
 _BLOCK = 1 << 22  # candidates in memory at a time, about 200 MB
 
 
-def perceptual_hash(data: bytes) -> int | None:
-    """The DCT hash of a picture (pHash of the library ImageHash): near for other sizes, qualities and formats of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """Perceptual hashes of a picture, 64 bits each. mirrored: of the picture with left and right swapped."""
 
-    Crops and mirrored pictures are not near. EXIF orientation is not applied.
+    plain: int
+    mirrored: int
+
+
+def perceptual_hash(data: bytes) -> int | None:
+    """The hash of a picture as it is stored; see `looks`."""
+    found = looks(data)
+    return None if found is None else found.plain
+
+
+def looks(data: bytes) -> Looks | None:
+    """The DCT hashes of a picture (pHash of the library ImageHash): near for other sizes, qualities and formats of it.
+
+    Crops and turned pictures are not near. EXIF orientation is not applied.
 
     Args:
         data: the whole image file.
     Returns:
-        64 bits, or None for a picture that is almost one grey and has nothing to be compared.
+        None for a picture that is almost one grey and has nothing to be compared.
     Raises:
         ImageError: `image_too_large` or `image_unreadable`.
     """
@@ -45,7 +60,10 @@ def perceptual_hash(data: bytes) -> int | None:
         raise ImageError("image_unreadable", f"the image cannot be decoded: {type(error).__name__}") from None
     if np.ptp(np.asarray(grey)) < FLAT_LEVELS:
         return None
-    return int(str(imagehash.phash(grey)), 16)
+    plain, mirrored = (
+        int(str(imagehash.phash(seen)), 16) for seen in (grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    )
+    return Looks(plain=plain, mirrored=mirrored)
 
 
 def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -23,11 +23,11 @@ import numpy as np
 
 from dataengine.errors import UserError
 from dataengine.images import ImageError
-from dataengine.phash import near_pairs, perceptual_hash
+from dataengine.phash import Looks, looks, near_pairs
 from dataengine.store.dataset import Dataset, open_dataset, picture_of
 from dataengine.store.files import Folder
 
-KINDS = ("identity", "content", "near")
+KINDS = ("identity", "content", "near", "mirrored")
 NUM_EXAMPLES = 3
 _SAY_EVERY_S = 10.0
 
@@ -50,7 +50,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A picture of one side and one of another; distance: bits in which their hashes differ, of near pairs only."""
+    """A picture of one side and one of another; distance: bits in which their hashes differ, where these are compared."""
 
     kind: str
     a: str
@@ -102,10 +102,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Print:
-    """sha256 of a picture's bytes, and its perceptual hash, as far as each could be taken."""
+    """sha256 of a picture's bytes, and its perceptual hashes, as far as each could be taken."""
 
     sha256: bytes | None
-    phash: int | None
+    looks: Looks | None
     problem: str | None = None
 
 
@@ -117,12 +117,13 @@ class _Shown:
 
 @dataclass(slots=True)
 class _Pictures:
-    """Pictures of a side by name, and their names by content and by perceptual hash."""
+    """Pictures of a side by name, and their names by content and by perceptual hash, as stored and mirrored."""
 
     side: Side
     shown: dict[str, _Shown] = field(default_factory=dict)
     by_content: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
-    by_phash: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    by_looks: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    by_mirrored: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     prints: dict[str, _Print] = field(default_factory=dict)
 
 
@@ -226,7 +227,7 @@ def _read(uri: str, dataset: Dataset, workers: int, report: Report, say: Callabl
     for name, taken in prints.items():
         if taken.problem is not None:
             report.uncompared.append(Uncompared(dataset=uri, picture=name, message=taken.problem))
-        elif report.near is not None and taken.phash is None:
+        elif report.near is not None and taken.looks is None:
             report.flat += 1
     for pictures_of_side in sides.values():
         _index(pictures_of_side, prints)
@@ -239,8 +240,9 @@ def _index(pictures: _Pictures, prints: dict[str, _Print]) -> None:
         taken = prints[name]
         if taken.sha256 is not None:
             pictures.by_content[taken.sha256].append(name)
-        if taken.phash is not None:
-            pictures.by_phash[taken.phash].append(name)
+        if taken.looks is not None:
+            pictures.by_looks[taken.looks.plain].append(name)
+            pictures.by_mirrored[taken.looks.mirrored].append(name)
 
 
 _Job = tuple[str, str, list[tuple[int, int]], bool]
@@ -272,7 +274,7 @@ def _print(read: Callable[[], bytes], look: bool) -> _Print:
         return _Print(None, None, str(error))
     digest = hashlib.sha256(data).digest()
     try:
-        return _Print(digest, perceptual_hash(data) if look else None)
+        return _Print(digest, looks(data) if look else None)
     except ImageError as error:
         return _Print(digest, None, str(error))
 
@@ -302,7 +304,7 @@ def _count(overlap: Overlap, pair: Pair, a: _Pictures, b: _Pictures) -> None:
 
 
 def _pairs(a: _Pictures, b: _Pictures, near: int | None) -> Iterator[Pair]:
-    """Pairs of two sides, each of one kind: of equal names; else of equal bytes; else of hashes that are near."""
+    """Pairs of two sides, each of one kind: of equal names; of equal bytes; of near hashes; of a near mirrored hash."""
     for name in sorted(a.shown.keys() & b.shown.keys()):
         yield Pair(kind="identity", a=name, b=name)
     for x in sorted(a.shown):
@@ -312,14 +314,28 @@ def _pairs(a: _Pictures, b: _Pictures, near: int | None) -> Iterator[Pair]:
                 yield Pair(kind="content", a=x, b=y)
     if near is None:
         return
-    hashes_a, hashes_b = (np.array(sorted(side.by_phash), dtype=np.uint64) for side in (a, b))
+    for kind, hashes in (("near", a.by_looks), ("mirrored", a.by_mirrored)):
+        for x, y, distance in _alike(hashes, b.by_looks, near):
+            one, other = a.prints[x], b.prints[y]
+            if x == y or one.sha256 == other.sha256:
+                continue
+            if kind == "near" or not _near(one.looks, other.looks, near):
+                yield Pair(kind=kind, a=x, b=y, distance=distance)
+
+
+def _alike(a: dict[int, list[str]], b: dict[int, list[str]], near: int) -> Iterator[tuple[str, str, int]]:
+    """Names of pictures of a and of b whose hashes differ in at most `near` bits, and in how many they do."""
+    hashes_a, hashes_b = (np.array(sorted(hashes), dtype=np.uint64) for hashes in (a, b))
     for rows, columns, bits in near_pairs(hashes_a, hashes_b, near):
         found = zip(hashes_a[rows].tolist(), hashes_b[columns].tolist(), bits.tolist(), strict=True)
         for hash_a, hash_b, distance in found:
-            for x in a.by_phash[hash_a]:
-                for y in b.by_phash[hash_b]:
-                    if x != y and a.prints[x].sha256 != b.prints[y].sha256:
-                        yield Pair(kind="near", a=x, b=y, distance=distance)
+            for x in a[hash_a]:
+                for y in b[hash_b]:
+                    yield x, y, distance
+
+
+def _near(a: Looks | None, b: Looks | None, near: int) -> bool:
+    return a is not None and b is not None and (a.plain ^ b.plain).bit_count() <= near
 
 
 def _write(

@@ -123,6 +123,24 @@ def test_the_kinds_of_overlap(make):
     assert found(leaks.find([a, b], near=None)) == {row for row in found(report) if row[0] != "near"}
 
 
+def test_mirrored_copies_are_found_as_such(make):
+    """Swapped left and right and stored again; a picture that is its own mirror image is near, and not twice there."""
+    symmetric = np.concatenate([np.asarray(png(7)), np.asarray(png(7))[:, ::-1]], axis=1)
+    whole = Pillow.fromarray(symmetric)
+    mirrored = png(0).transpose(Pillow.Transpose.FLIP_LEFT_RIGHT)
+    a = make("a", sample("coco/train2017", "coco/1", ONE), sample("coco/train2017", "coco/2", stored(whole)))
+    b = make("b", sample("ref/val", "web/1", stored(mirrored, "JPEG", quality=60)),
+             sample("ref/val", "web/2", stored(whole, "JPEG", quality=60)))  # fmt: skip
+    sides = ("a:coco/train2017", "b:ref/val")
+    report = leaks.find([a, b], near=4)
+    assert found(report) == {
+        ("near", True, *sides, "coco/2", "web/2"),
+        ("mirrored", True, *sides, "coco/1", "web/1"),
+    }
+    assert [o.num_pairs for o in report.overlaps] == [1, 1]
+    assert report.leaked == {(a, "coco/1"), (a, "coco/2")}
+
+
 @pytest.mark.parametrize(
     ("splits", "code", "word"),
     [
