@@ -28,6 +28,7 @@ from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
 from dataengine.store.files import Folder
 
 MAX_PICKLE = 1 << 27  # bytes; the largest published one has 40 million
+MAX_VALUES = 1200 << 20  # bytes that a pickle's values may take; see `_cost`
 MAX_SENTENCES = 1000  # of one ref
 MAX_TARGETS = 1000  # of one ref
 MAX_TEXT = 10_000  # characters of a sentence
@@ -46,6 +47,10 @@ _ALLOWED = (
 
 class _Refusal(Exception):
     """What a pickle asks for and does not get."""
+
+
+class _TooLarge(Exception):
+    """A pickle's values would take more memory than they may."""
 
 
 def _refuse(unpickler: Any, name: str) -> NoReturn:
@@ -91,6 +96,44 @@ def _dispatch() -> dict[int, Any]:
     return done | {pickle.PUT[0]: _put}
 
 
+def _cost(name: str) -> int:
+    """Bytes that an opcode may take in memory at most, besides those it takes in the file.
+
+    So much are: an empty dict and the room of its first entry; a mark and the list it begins; a text, with its place in
+    a dict; a reference to a value, with such a place; a number; a place in a list and on the stack.
+    """
+    if name in ("EMPTY_DICT", "DICT"):
+        return 240
+    if name in ("EMPTY_LIST", "LIST", "MARK"):
+        return 96
+    if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+        return 140
+    if "STRING" in name or "UNICODE" in name:
+        return 96
+    if "GET" in name:
+        return 64
+    return 48 if "INT" in name or "LONG" in name or "FLOAT" in name else 24
+
+
+class _Metered(dict[int, Any]):
+    """What is done for each opcode, while there is room for its value."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        super().__init__(_PlainUnpickler.dispatch)
+        self.left = MAX_VALUES
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= _COSTS[code]
+        if self.left < 0:
+            raise _TooLarge
+        return super().__getitem__(code)
+
+
+_COSTS = {ord(op.code): _cost(op.name) for op in pickletools.opcodes}
+
+
 class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """Python's own unpickler with the opcodes of plain values only: it has no way to import or call anything.
 
@@ -110,13 +153,20 @@ def load_pickle(data: bytes, name: str) -> Any:
     Python 2 become text as latin-1, which keeps every byte.
 
     Raises:
-        SourceError: the pickle names anything else, or is damaged.
+        SourceError: the pickle names anything else, has too many values for the memory, or is damaged.
     """
     try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+        unpickler = _PlainUnpickler(io.BytesIO(data), encoding="latin1")
+        unpickler.dispatch = _Metered()
+        return unpickler.load()
     except _Refusal as error:
         raise SourceError(
             f"{name}: this pickle asks for {error}; only lists, dicts, texts and numbers are read, and nothing was run"
+        ) from None
+    except _TooLarge:
+        raise SourceError(
+            f"{name}: the values of this pickle would take more than {MAX_VALUES:,} bytes of memory; "
+            "those of published ones take half as much or less"
         ) from None
     except Exception as error:  # whatever damaged opcodes lead to
         raise SourceError(f"{name}: the pickle is damaged or cut off: {type(error).__name__}: {error}") from None

@@ -50,7 +50,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A picture of one side and one of another; distance: bits in which their hashes differ, where these are compared."""
+    """A picture of one side and one of another; distance: bits in which their hashes differ, where these count."""
 
     kind: str
     a: str

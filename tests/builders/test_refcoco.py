@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -380,6 +381,28 @@ def test_damaged_pickles_are_named(data):
 def test_plain_values_of_every_protocol_are_read(protocol):
     value = [{"a": [1, -2, 2**70, 1.5, True, None], "é": ["x", []]}]
     assert refer.load_pickle(pickle.dumps(value, protocol), "x.p") == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"}" * 100, id="dicts"),
+        pytest.param(b"(" * 100, id="marks"),
+        pytest.param(b"]" * 100, id="lists"),
+        pytest.param(b"N" + b"\x94" * 100, id="memo"),
+        pytest.param(b"]" + b"2" * 500, id="one value on the stack, often"),
+        pytest.param(b"U\x02ab" * 150, id="texts"),
+        pytest.param(b"M\x00\x10" * 250, id="numbers"),
+    ],
+)
+def test_values_that_would_fill_the_memory_are_refused(monkeypatch, data):
+    """The same opcodes pass where there is room; a mark alone is no value."""
+    monkeypatch.setattr(refer, "MAX_VALUES", 9_000)
+    with pytest.raises(SourceError, match=r"x\.p: the values of this pickle would take more than 9,000 bytes"):
+        refer.load_pickle(data + b".", "x.p")
+    monkeypatch.setattr(refer, "MAX_VALUES", 9_000_000)
+    with pytest.raises(SourceError, match="damaged") if data[:1] == b"(" else contextlib.nullcontext():
+        refer.load_pickle(data + b".", "x.p")
 
 
 def test_a_huge_memo_index_takes_no_memory():
