@@ -157,7 +157,7 @@ def load_pickle(data: bytes, name: str) -> Any:
     """
     try:
         unpickler = _PlainUnpickler(io.BytesIO(data), encoding="latin1")
-        unpickler.dispatch = _Metered()
+        unpickler.dispatch = _Metered()  # type: ignore[misc]
         return unpickler.load()
     except _Refusal as error:
         raise SourceError(

@@ -1,15 +1,18 @@
 """Split roles: which splits of which sources each picture is in, and the pictures that must not be trained on.
 
-A role is `source/split`. Pictures are the same where their `image_key` is, whatever file they lie in. The roles of all
-pictures are a file of the dataset; a training sample on a picture with a forbidden role is filtered with that reason.
+A role is `source/split`. Pictures are the same where their `image_key` is, whatever file they lie in; held-out ones
+whose key is no number that sources share are also known by their bytes. The roles of all pictures are a file of the
+dataset; a training sample on a picture with a forbidden role is filtered with that reason.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ from dataengine import builder
 from dataengine.builder import IndexReport, OptionError, Outcome, Part, SourceError
 from dataengine.keyed import key_hash
 from dataengine.records import Account
+from dataengine.sample import Image, Sample
+from dataengine.store.dataset import picture_of
 from dataengine.store.files import Folder
 from pipelines.plan import Split
 from pipelines.progress import Progress
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE = "roles.parquet"
+SHARED = frozenset({"coco", "flickr30k", "sa1b", "vg"})  # whose numbers all sources with these pictures give
 NOT_FIXED = frozenset({"annotations", "captions", "masks"})  # roles of files that are one split
 
 
@@ -75,8 +81,7 @@ def find(recipe: Recipe) -> Found:
                     with recipe.naming(name):
                         key = "held_out" if recipe.forbid is None else "forbid"
                         raise type(error)(f"{key} {role}: {error}") from None
-                if name in recipe.held_out:  # a source of its own need not have every split that it could have
-                    missing[role] = str(error)
+                missing[role] = str(error)
     return Found(parts=tuple(parts), missing=missing)
 
 
@@ -109,9 +114,13 @@ class Roles:
     missing: Mapping[str, str]
 
     def identity(self) -> dict[str, Any]:
-        """What goes into the identity of a dataset: roles, how many pictures each forbids, which were not there."""
+        """What goes into the identity of a dataset: roles, how many pictures each forbids, which were not there.
+
+        by_content: how many of the pictures are also known by their bytes.
+        """
         return {
             "roles": {role: self.forbidden.pictures[role] for role in self.forbid},
+            "by_content": len(self.forbidden.by_content),
             "pictures": self.forbidden.fingerprint,
             "missing": sorted(self.missing),
         }
@@ -126,17 +135,19 @@ def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, prog
         SourceError, OptionError: a source, or a role that the recipe names, cannot be used.
     """
     found = find(recipe)
-    built = {split.key: split for split in splits}
-    pairs: dict[str, Iterator[str]] = {
-        key: _keys(split.spec, split.part, split.options, split.report, split.index, key, seed)
-        for key, split in built.items()
+    indexed = {
+        split.key: _Indexed(split.key, split.spec, split.part, split.options, split.report, split.index)
+        for split in splits
     }
+    seen: dict[str, Iterator[_Seen]] = {key: map(_Seen, one.keys(seed)) for key, one in indexed.items()}
     for number, held_out in enumerate(found.parts):
-        if held_out.role not in built:
+        one = indexed.get(held_out.role)
+        if one is None:
             progress.say(f"indexing {held_out.role}, which must not be trained on")
-            pairs[held_out.role] = _held_out_keys(recipe, held_out, place / f"held-out-{number:03d}.arrow", seed)
+        target = place / f"held-out-{number:03d}.arrow"
+        seen[held_out.role] = _held_out(recipe, held_out, one, target, seed, progress)
     target = place / FILE
-    _write(pairs, target)
+    _write(seen, target)
     forbid = tuple(sorted(held_out.role for held_out in found.parts))
     with target.open("rb") as file:
         forbidden = forbidden_in(file, forbid)
@@ -146,8 +157,8 @@ def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, prog
 
 
 def _unfound(recipe: Recipe, found: Found) -> Iterator[str]:
-    """A line for each held-out source that lacks a split which its builder would hold out."""
-    for name in sorted(recipe.held_out):
+    """A line for each source that lacks a split which its builder would hold out."""
+    for name in sorted(recipe.sources | recipe.held_out):
         there = [part.part.split for part in found.parts if part.role.startswith(f"{name}/")]
         absent = {role.partition("/")[2]: why for role, why in found.missing.items() if role.startswith(f"{name}/")}
         if absent and there:
@@ -156,63 +167,157 @@ def _unfound(recipe: Recipe, found: Found) -> Iterator[str]:
             yield f"nothing is held out of {name}: {next(iter(absent.values()))}"
 
 
-def _held_out_keys(recipe: Recipe, held_out: HeldOut, target: Path, seed: int) -> Iterator[str]:
-    spec = held_out.spec
-    with recipe.naming(held_out.role.partition("/")[0]):
-        made = builder.load(spec.builder)
-        options = made.parse_options(spec.task, spec.options)
-        report = made.index(held_out.part, options, target)
-    yield from _keys(spec, held_out.part, options, report, target, held_out.role, seed)
-    target.unlink()
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A picture with a role. key: its identity; "" where a row has none. sha256: of its bytes, where it was read."""
+
+    key: str
+    sha256: bytes | None = None
+    size: int | None = None
 
 
-def _keys(
-    spec: SourceSpec, part: Part, options: Any, report: IndexReport, index: Path, role: str, seed: int
-) -> Iterator[str]:
-    """The identities of an indexed split's pictures."""
-    made = builder.load(spec.builder)
-    context = builder.make_context(made, role.partition("/")[0], spec.task, part, report, options, seed)
-    yield from made.image_keys(context, Folder(str(index)))
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """An indexed split."""
+
+    role: str
+    spec: SourceSpec
+    part: Part
+    options: Any
+    report: IndexReport
+    index: Path
+
+    def keys(self, seed: int) -> Iterator[str]:
+        """Identities of the pictures, row by row."""
+        yield from self._made.image_keys(self._context(seed), Folder(str(self.index)))
+
+    def read(self, rows: Sequence[int], seed: int) -> Iterator[_Seen]:
+        """Pictures of some rows with their bytes' hash, as far as the builder gives samples of them."""
+        context = self._context(seed)
+        for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):  # rows without a gap
+            numbers = [row for _, row in run]
+            for outcome in self._made.read(context, Folder(str(self.index)), numbers[0], numbers[-1] + 1):
+                if outcome.samples and outcome.samples[0].image is not None:
+                    data = picture_of(outcome.samples[0].image)
+                    digest = hashlib.sha256(data)
+                    key = outcome.samples[0].image_key or f"sha256/{digest.hexdigest()}"
+                    yield _Seen(key, digest.digest(), len(data))
+
+    @property
+    def _made(self) -> builder.Builder:
+        return builder.load(self.spec.builder)
+
+    def _context(self, seed: int) -> builder.Context:
+        source = self.role.partition("/")[0]
+        return builder.make_context(self._made, source, self.spec.task, self.part, self.report, self.options, seed)
 
 
-def _write(pairs: Mapping[str, Iterator[str]], target: Path) -> None:
-    """Write the roles of all pictures, sorted by key: image_key: string, roles: list<string>.
+def _held_out(
+    recipe: Recipe, held_out: HeldOut, one: _Indexed | None, target: Path, seed: int, progress: Progress
+) -> Iterator[_Seen]:
+    """The pictures of a held-out split; those that no shared number tells are read.
 
     Args:
-        pairs: the keys of each role's pictures; "" where a row has none.
+        one: the split, where it is built too; else it is indexed, at target.
+    """
+    spec = held_out.spec
+    with recipe.naming(held_out.role.partition("/")[0]):
+        if one is None:
+            made = builder.load(spec.builder)
+            options = made.parse_options(spec.task, spec.options)
+            report = made.index(held_out.part, options, target)
+            one = _Indexed(held_out.role, spec, held_out.part, options, report, target)
+        nameless = []
+        for row, key in enumerate(one.keys(seed)):
+            if key.partition("/")[0] not in SHARED:
+                nameless.append(row)
+            yield _Seen(key)
+        if nameless:
+            progress.say(
+                f"reading {len(nameless):,} pictures of {held_out.role}, which have no number that sources share"
+            )
+            yield from one.read(nameless, seed)
+    target.unlink(missing_ok=True)
+
+
+def _write(seen: Mapping[str, Iterator[_Seen]], target: Path) -> None:
+    """Write the roles of all pictures, sorted by key.
+
+    Columns: image_key: string; roles: list<string>; contents: list<{sha256: binary, size: int64}>, of the files that
+    show the picture in held-out splits, as far as they were read.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     tables = [pa.schema({"image_key": pa.string(), "role": pa.string()}).empty_table()]
-    for role, keys in pairs.items():
-        unique = pa.array(keys, pa.string()).unique()
+    contents: dict[str, set[tuple[bytes, int]]] = {}
+    for role, pictures in seen.items():
+        unique = pa.array(_noted(pictures, contents), pa.string()).unique()
         unique = unique.filter(pc.not_equal(unique, ""))
         tables.append(pa.table({"image_key": unique, "role": pa.repeat(role, len(unique))}))
     table = pa.concat_tables(tables).sort_by([("image_key", "ascending"), ("role", "ascending")]).combine_chunks()
     keys, roles = (table.column(name).combine_chunks() for name in ("image_key", "role"))
     starts = [0] if len(keys) else []
     starts += (pc.indices_nonzero(pc.not_equal(keys[1:], keys[:-1])).to_numpy() + 1).tolist()
-    lists = pa.ListArray.from_arrays(pa.array([*starts, len(keys)], pa.int32()), roles)
-    pq.write_table(
-        pa.table({"image_key": keys.take(pa.array(starts, pa.int64())), "roles": lists}), target, compression="zstd"
+    firsts = keys.take(pa.array(starts, pa.int64()))
+    files = pa.array(
+        ([{"sha256": s, "size": n} for s, n in sorted(contents.get(key.as_py(), ()))] for key in firsts),
+        pa.list_(pa.struct({"sha256": pa.binary(), "size": pa.int64()})),
+        size=len(firsts),
     )
+    lists = pa.ListArray.from_arrays(pa.array([*starts, len(keys)], pa.int32()), roles)
+    pq.write_table(pa.table({"image_key": firsts, "roles": lists, "contents": files}), target, compression="zstd")
+
+
+def _noted(pictures: Iterator[_Seen], contents: dict[str, set[tuple[bytes, int]]]) -> Iterator[str]:
+    """The pictures' keys; what is known of their bytes is noted on the way."""
+    for picture in pictures:
+        if picture.sha256 is not None and picture.size is not None:
+            contents.setdefault(picture.key, set()).add((picture.sha256, picture.size))
+        yield picture.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forbidden:
     """Pictures that must not be trained on.
 
-    roles: their forbidden role, the first in order, by image_key. pictures: how many each role has.
+    roles: their forbidden role, the first in order, by image_key. by_content: the same by the sha256 of their bytes, as
+    far as that is known. sizes: of these, in bytes. pictures: how many each role has.
     """
 
     roles: Mapping[str, str]
+    by_content: Mapping[bytes, str]
+    sizes: frozenset[int]
     pictures: Mapping[str, int]
 
     @property
     def fingerprint(self) -> str:
-        return key_hash(*(part for pair in sorted(self.roles.items()) for part in pair)).hex()
+        named = [part for pair in sorted(self.roles.items()) for part in pair]
+        return key_hash(
+            *named, *(part for sha, role in sorted(self.by_content.items()) for part in (sha.hex(), role))
+        ).hex()
+
+    def role_of(self, sample: Sample) -> str | None:
+        """The forbidden role of a sample's picture. Its bytes are looked at where a forbidden picture has as many.
+
+        Raises:
+            OSError: a picture by reference cannot be read again.
+        """
+        role = self.roles.get(sample.image_key)
+        if role is not None or not self.by_content or sample.image is None:
+            return role
+        if _size(sample.image) not in self.sizes:
+            return None
+        return self.by_content.get(hashlib.sha256(picture_of(sample.image)).digest())
+
+
+def _size(image: Image) -> int:
+    """Bytes of a picture, without reading it."""
+    return len(image.bytes) if image.bytes is not None else Folder(image.path or "").size("")
+
+
+NOTHING = Forbidden(roles={}, by_content={}, sizes=frozenset(), pictures={})
 
 
 def forbidden_in(file: Any, roles: Sequence[str]) -> Forbidden:
@@ -220,15 +325,21 @@ def forbidden_in(file: Any, roles: Sequence[str]) -> Forbidden:
     import pyarrow.parquet as pq
 
     wanted = set(roles)
+    if not wanted:
+        return NOTHING
     found: dict[str, str] = {}
+    by_content: dict[bytes, str] = {}
+    sizes: set[int] = set()
     pictures: Counter[str] = Counter()
-    if wanted:
-        for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
-            some = _with_any(batch, wanted)
-            for key, there in zip(some.column(0).to_pylist(), some.column(1).to_pylist(), strict=True):
-                found[key] = min(wanted & set(there))
-                pictures.update(wanted & set(there))
-    return Forbidden(roles=found, pictures=pictures)
+    for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
+        for row in _with_any(batch, wanted).to_pylist():
+            there = wanted & set(row["roles"])
+            found[row["image_key"]] = role = min(there)
+            pictures.update(there)
+            for content in row["contents"]:
+                by_content[content["sha256"]] = min(role, by_content.get(content["sha256"], role))
+                sizes.add(content["size"])
+    return Forbidden(roles=found, by_content=by_content, sizes=frozenset(sizes), pictures=pictures)
 
 
 def _with_any(batch: pa.RecordBatch, wanted: set[str]) -> pa.RecordBatch:
@@ -249,15 +360,15 @@ def load_forbidden(uri: str, sha256: str, roles: tuple[str, ...]) -> Forbidden:
         sha256: of the file; another one may stand there when a process builds there again.
     """
     if not roles:
-        return Forbidden(roles={}, pictures={})
+        return NOTHING
     with Folder(uri).open() as file:
         return forbidden_in(file, roles)
 
 
 def without_forbidden(outcome: Outcome, split: str, forbidden: Forbidden) -> Outcome:
     """The outcome of a row; in training splits without samples on forbidden pictures, which are counted as filtered."""
-    role = forbidden.roles.get(outcome.samples[0].image_key) if outcome.samples else None
-    if role is None or not is_training(split):
+    role = forbidden.role_of(outcome.samples[0]) if outcome.samples and is_training(split) else None
+    if role is None:
         return outcome
     account = Account()
     account.add(outcome.account)
