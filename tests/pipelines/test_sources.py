@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -256,6 +257,106 @@ def test_evaluation_splits_keep_their_pictures(published, tmp_path):
     manifest = run(recipe.load(str(tmp_path / "a.yaml")), tmp_path / "out")
     assert manifest["counts"]["records"]["filtered"] == {}
     assert manifest["counts"]["samples"] == manifest["counts"]["records"]["read"]["sentences"]
+
+
+@pytest.fixture
+def strangers(published, tmp_path) -> tuple[recipe.Recipe, Path]:
+    """LLaVA rows whose pictures are: one of ReasonSeg val's under two other names, it with a byte more, and another's.
+
+    Gives the recipe, which holds ReasonSeg out, and the picture of ReasonSeg val.
+    """
+    reasonseg = tmp_path / "reasonseg"
+    shutil.copytree(published / "reasonseg", reasonseg)
+    picture = min((reasonseg / "val").glob("*.jpg"))
+    other = min((reasonseg / "train").glob("*.jpg"))
+    data = picture.read_bytes()
+    assert other.read_bytes() != data
+    files = {
+        "ocr_vqa/images/1.jpg": data,
+        "coco/train2017/000000000001.jpg": data,
+        "textvqa/train_images/2.jpg": data + b"\0",
+        "gqa/images/3.jpg": other.read_bytes(),
+    }
+    talk = [{"from": "human", "value": "<image>\nwhat is it"}, {"from": "gpt", "value": "a picture"}]
+    for name, content in files.items():
+        path = tmp_path / "llava" / "llava_images" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    rows = [{"id": name, "image": name, "conversations": talk} for name in files]
+    rows.append({"id": "text", "conversations": talk})
+    (tmp_path / "llava" / "llava_v1_5_mix665k.json").write_text(json.dumps(rows))
+    text = f"""
+name: a
+sources:
+  llava: {{builder: llava, task: chat, root: {tmp_path / "llava"}}}
+held_out:
+  reasonseg: {{builder: reasonseg, task: reaseg, root: {reasonseg}}}
+"""
+    (tmp_path / "a.yaml").write_text(text)
+    return recipe.load(str(tmp_path / "a.yaml")), picture
+
+
+@pytest.mark.parametrize("images", ["embed", "reference"])
+def test_held_out_pictures_under_other_names_are_known_by_their_bytes(strangers, tmp_path, images):
+    loaded, picture = strangers
+    llava = loaded.sources["llava"].model_copy(update={"options": {"images": images}})
+    manifest = run(loaded.model_copy(update={"sources": {"llava": llava}}), tmp_path / "out")
+    shown = {s.image_key for s in open_dataset(str(tmp_path / "out")).samples()}
+    assert shown == {"textvqa/2", "vg/3", ""}
+    assert manifest["counts"]["records"]["filtered"]["rows"] == {"forbidden: reasonseg/val": 2}
+    entries = {row["image_key"]: row for row in pq.read_table(tmp_path / "out" / "roles.parquet").to_pylist()}
+    contents = entries[f"reasonseg/{picture.stem}"]["contents"]
+    data = picture.read_bytes()
+    assert contents == [{"sha256": hashlib.sha256(data).digest(), "size": len(data)}]
+    assert entries["coco/000000000001"] == {
+        "image_key": "coco/000000000001", "roles": ["llava/train"], "contents": []
+    }  # fmt: skip
+
+
+def test_the_bytes_of_held_out_pictures_are_part_of_the_dataset(strangers, tmp_path):
+    """An unfinished build does not go on with other ones; a new one knows the new ones."""
+    loaded, picture = strangers
+    before = run(loaded, tmp_path / "out")
+    again = run(loaded, tmp_path / "again")
+    assert before == again
+    held_out = [p for split in ("val", "test") for p in (picture.parent.parent / split).glob("*.jpg")]
+    assert 0 < before["forbidden"]["by_content"] <= len(held_out)
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    with pytest.raises(build.ResumeError, match="forbidden.pictures was"):
+        run(loaded, tmp_path / "out", resume=True)
+    now = run(loaded, tmp_path / "now")
+    assert {s.image_key for s in open_dataset(str(tmp_path / "now")).samples()} == {
+        "ocr_vqa/1", "coco/000000000001", "vg/3", ""
+    }  # fmt: skip
+    assert now["version"] != before["version"]
+
+
+def test_shared_numbers_need_no_reading(published, tmp_path):
+    """RefCOCO's pictures have COCO's numbers; none of them is read to hold them out."""
+    text = f"""
+name: a
+sources:
+  coco: {{builder: coco, task: genseg, root: {published / "coco"}, splits: [train2017]}}
+held_out:
+  refs: {{builder: refcoco, task: refseg, root: {published / "refer"}}}
+"""
+    (tmp_path / "a.yaml").write_text(text)
+    said = io.StringIO()
+    manifest = build.run(recipe.load(str(tmp_path / "a.yaml")), str(tmp_path / "out"), Settings(), Console(said))
+    assert manifest["forbidden"]["by_content"] == 0
+    assert "reading" not in said.getvalue()
+
+
+def test_absent_splits_of_a_source_of_the_recipe_are_said(published, tmp_path):
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    for name in ("annotations/instances_train2017.json", "train2017"):
+        (tmp_path / "coco" / name).symlink_to(published / "coco" / name)
+    text = f"name: a\nsources:\n  coco: {{builder: coco, task: genseg, root: {tmp_path / 'coco'}, options: {{variants: [instance]}}}}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    said = io.StringIO()
+    manifest = build.run(recipe.load(str(tmp_path / "a.yaml")), str(tmp_path / "out"), Settings(), Console(said))
+    assert manifest["forbidden"]["missing"] == ["coco/val2017"]
+    assert "nothing is held out of coco: " in said.getvalue()
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
