@@ -322,7 +322,7 @@ def test_the_bytes_of_held_out_pictures_are_part_of_the_dataset(strangers, tmp_p
     held_out = [p for split in ("val", "test") for p in (picture.parent.parent / split).glob("*.jpg")]
     assert 0 < before["forbidden"]["by_content"] <= len(held_out)
     picture.write_bytes(picture.read_bytes() + b"\0")
-    with pytest.raises(build.ResumeError, match="forbidden.pictures was"):
+    with pytest.raises(build.ResumeError, match=r"forbidden\.pictures was"):
         run(loaded, tmp_path / "out", resume=True)
     now = run(loaded, tmp_path / "now")
     assert {s.image_key for s in open_dataset(str(tmp_path / "now")).samples()} == {
@@ -351,7 +351,8 @@ def test_absent_splits_of_a_source_of_the_recipe_are_said(published, tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     for name in ("annotations/instances_train2017.json", "train2017"):
         (tmp_path / "coco" / name).symlink_to(published / "coco" / name)
-    text = f"name: a\nsources:\n  coco: {{builder: coco, task: genseg, root: {tmp_path / 'coco'}, options: {{variants: [instance]}}}}\n"
+    spec = f"{{builder: coco, task: genseg, root: {tmp_path / 'coco'}, options: {{variants: [instance]}}}}"
+    text = f"name: a\nsources:\n  coco: {spec}\n"
     (tmp_path / "a.yaml").write_text(text)
     said = io.StringIO()
     manifest = build.run(recipe.load(str(tmp_path / "a.yaml")), str(tmp_path / "out"), Settings(), Console(said))
