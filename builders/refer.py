@@ -28,7 +28,7 @@ from dataengine.records import MAX_PAYLOAD, Account, Bad, Category
 from dataengine.store.files import Folder
 
 MAX_PICKLE = 1 << 27  # bytes; the largest published one has 40 million
-MAX_VALUES = 1400 << 20  # bytes that a pickle's values may take; gRefCOCO's as a pickle takes 1.1 billion; see `_cost`
+MAX_VALUES = 1400 << 20  # bytes that a pickle's values may take; gRefCOCO's as a pickle takes 1.0 billion; see `_cost`
 MAX_SENTENCES = 1000  # of one ref
 MAX_TARGETS = 1000  # of one ref
 MAX_TEXT = 10_000  # characters of a sentence
