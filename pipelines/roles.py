@@ -139,13 +139,14 @@ def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, prog
         split.key: _Indexed(split.key, split.spec, split.part, split.options, split.report, split.index)
         for split in splits
     }
+    trains = any(is_training(split.part.split) for split in splits)  # else nothing is forbidden to it
     seen: dict[str, Iterator[_Seen]] = {key: map(_Seen, one.keys(seed)) for key, one in indexed.items()}
     for number, held_out in enumerate(found.parts):
         one = indexed.get(held_out.role)
         if one is None:
             progress.say(f"indexing {held_out.role}, which must not be trained on")
         target = place / f"held-out-{number:03d}.arrow"
-        seen[held_out.role] = _held_out(recipe, held_out, one, target, seed, progress)
+        seen[held_out.role] = _held_out(recipe, held_out, one, target, seed, progress, read=trains)
     target = place / FILE
     _write(seen, target)
     forbid = tuple(sorted(held_out.role for held_out in found.parts))
@@ -213,12 +214,19 @@ class _Indexed:
 
 
 def _held_out(
-    recipe: Recipe, held_out: HeldOut, one: _Indexed | None, target: Path, seed: int, progress: Progress
+    recipe: Recipe,
+    held_out: HeldOut,
+    one: _Indexed | None,
+    target: Path,
+    seed: int,
+    progress: Progress,
+    *,
+    read: bool,
 ) -> Iterator[_Seen]:
-    """The pictures of a held-out split; those that no shared number tells are read.
+    """The pictures of a held-out split.
 
     Args:
-        one: the split, where it is built too; else it is indexed, at target.
+        one: the split, where it is built too; else it is indexed, at target. read: those that no shared number tells.
     """
     spec = held_out.spec
     with recipe.naming(held_out.role.partition("/")[0]):
@@ -232,7 +240,7 @@ def _held_out(
             if key.partition("/")[0] not in SHARED:
                 nameless.append(row)
             yield _Seen(key)
-        if nameless:
+        if nameless and read:
             progress.say(
                 f"reading {len(nameless):,} pictures of {held_out.role}, which have no number that sources share"
             )
