@@ -8,8 +8,9 @@ from itertools import product
 
 import numpy as np
 
-from dataengine import kernels, masks, tokens
+from dataengine import masks, tokens
 from dataengine.errors import ReasonError
+from dataengine.kernels import runlengths
 from dataengine.sample import (
     PROFILES,
     PROMPT_KINDS,
@@ -239,7 +240,7 @@ def _measured(sample_id: str, places: list[str], rles: list[bytes], height: int,
     if possible:
         codes = np.frombuffer(b"".join(rles), dtype=np.uint8)
         ends = np.array([len(rle) for rle in rles], dtype=np.int64).cumsum()
-        figures: list[list[int]] = kernels.measure_codes(codes, ends, height, width).tolist()
+        figures: list[list[int]] = runlengths.measure_codes(codes, ends, height, width).tolist()
     for index, (place, rle) in enumerate(zip(places, rles, strict=True)):
         if not possible or figures[index][0] < 0:
             try:

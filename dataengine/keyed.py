@@ -40,8 +40,8 @@ def keyed(seed: int, *parts: Key) -> np.random.Generator:
 
 def uniforms(number: int, seed: int, *parts: Key) -> np.ndarray:
     """The first numbers of `keyed(seed, *parts).random()`, without making a generator: (number,) float64 in [0, 1)."""
-    from dataengine import kernels
+    from dataengine.kernels.philox import philox
 
     numbers = np.empty(number)
-    kernels.philox(np.frombuffer(key_hash(seed, *parts), dtype="<u8"), numbers)
+    philox(np.frombuffer(key_hash(seed, *parts), dtype="<u8"), numbers)
     return numbers

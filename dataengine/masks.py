@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from dataengine import kernels
 from dataengine.errors import ReasonError
+from dataengine.kernels import crops, runlengths
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
@@ -79,13 +79,13 @@ def counts_from_rle(rle: bytes, height: int, width: int) -> np.ndarray:
     """
     _check_size(height, width)
     runs = np.empty(len(rle), dtype=np.int64)
-    number = kernels.runs_from_code(np.frombuffer(rle, dtype=np.uint8), height * width, runs)
+    number = runlengths.runs_from_code(np.frombuffer(rle, dtype=np.uint8), height * width, runs)
     runs = runs[: max(number, 0)]
-    if number == kernels.MALFORMED or number == 0:
+    if number == runlengths.MALFORMED or number == 0:
         raise MaskError("rle_invalid", "RLE counts are no COCO-compressed string")
-    if number == kernels.NEGATIVE:
+    if number == runlengths.NEGATIVE:
         raise MaskError("rle_invalid", "RLE counts hold a negative run")
-    _check_total("more" if number == kernels.TOO_LONG else int(runs.sum()), height, width)
+    _check_total("more" if number == runlengths.TOO_LONG else int(runs.sum()), height, width)
     return runs
 
 
@@ -115,7 +115,7 @@ def rle_from_counts(counts: Sequence[int] | np.ndarray, height: int, width: int)
 
 def _rle_from_runs(runs: np.ndarray) -> bytes:
     """Compressed string of valid runs."""
-    code: bytes = kernels.code_from_runs(runs).tobytes()
+    code: bytes = runlengths.code_from_runs(runs).tobytes()
     return code
 
 
@@ -135,7 +135,7 @@ def rle_from_crop(crop: Crop, height: int, width: int) -> bytes:
         raise MaskError(
             "bad_size", f"a crop of {w} x {h} px at {crop.x0}, {crop.y0} leaves its {width} x {height} canvas"
         )
-    return _rle_from_runs(kernels.runs_of_crop(crop.mask, crop.x0, crop.y0, height, width))
+    return _rle_from_runs(runlengths.runs_of_crop(crop.mask, crop.x0, crop.y0, height, width))
 
 
 def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
@@ -145,7 +145,7 @@ def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
         MaskError: the RLE is malformed (`rle_invalid`, `rle_size`) or has no pixel (`empty_mask`).
     """
     _check_size(height, width)
-    mask, x0, y0, size = kernels.crop_of_code(np.frombuffer(rle, dtype=np.uint8), height, width)
+    mask, x0, y0, size = runlengths.crop_of_code(np.frombuffer(rle, dtype=np.uint8), height, width)
     if size < 0:
         counts_from_rle(rle, height, width)  # says what is wrong
     if size <= 0:
@@ -206,7 +206,7 @@ def check_polygons(polygons: Any, height: int, width: int) -> list[np.ndarray]:
                 f"polygon {index} has {array.size} numbers; an even count of at least 6 is needed",
             )
         points = array.astype(np.float64).reshape(-1, 2)
-        x0, y0, x1, y1, _, perimeter = kernels.polygon_figures(points)
+        x0, y0, x1, y1, _, perimeter = runlengths.polygon_figures(points)
         if math.isnan(perimeter) or not all(map(math.isfinite, (x0, y0, x1, y1))):
             raise MaskError("polygon_not_finite", f"polygon {index} has a NaN or infinite number")
         room = FRAME_TOLERANCE_PX
@@ -256,13 +256,14 @@ def _measured_from_polygons(
         points = [array.ravel() for array in check_polygons(polygons, height, width)]  # says what is wrong
     flat = points[0] if len(points) == 1 else np.concatenate(points)
     ends = np.array(list(accumulate(array.size // 2 for array in points)))
-    code, figures, (size, x0, y0, x1, y1) = kernels.code_of_polygons(
+    code, figures, (size, x0, y0, x1, y1) = runlengths.code_of_polygons(
         flat.astype(np.float64, copy=False).reshape(-1, 2), ends, height, width, FRAME_TOLERANCE_PX
     )
     if not code.size:
         check_polygons(polygons, height, width)  # says what is wrong
         raise MaskError(
-            "polygon_too_long", f"{len(points)} polygons have an outline of more than {kernels.MAX_OUTLINE:,} px in all"
+            "polygon_too_long",
+            f"{len(points)} polygons have an outline of more than {runlengths.MAX_OUTLINE:,} px in all",
         )
     for index, (signed, perimeter, filled) in enumerate(figures.tolist()):
         spare = abs(filled - signed) - 0.1 * filled
@@ -394,7 +395,7 @@ def measure(rle: bytes, height: int, width: int) -> tuple[int, tuple[int, int, i
 
 def _measured(runs: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, int]]:
     """See `measure`."""
-    size, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
+    size, x0, y0, x1, y1 = runlengths.measure_runs(runs, height)
     return size, (x0, y0, x1 - x0, y1 - y0)
 
 
@@ -443,7 +444,7 @@ def iou(
 
 def overlap(a: Crop, b: Crop) -> int:
     """Number of pixels set in both."""
-    both: int = kernels.count_both(a.mask, b.mask, b.x0 - a.x0, b.y0 - a.y0)
+    both: int = crops.count_both(a.mask, b.mask, b.x0 - a.x0, b.y0 - a.y0)
     return both
 
 
@@ -460,7 +461,7 @@ def components(rle: bytes, height: int, width: int) -> list[Crop]:
 
 def components_of_crop(crop: Crop) -> list[Crop]:
     """`components` of a mask that is already decoded."""
-    labels, stats = kernels.components(crop.mask)
+    labels, stats = crops.components(crop.mask)
     if len(stats) == 1:
         x0, y0, x1, y1 = stats[0, 1:5].tolist()
         return [Crop(np.ascontiguousarray(crop.mask[y0:y1, x0:x1]), crop.x0 + x0, crop.y0 + y0)]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataengine import kernels, masks
+from dataengine import masks
+from dataengine.kernels import crops
 from dataengine.masks import Crop
 from dataengine.sample import Prompt
 
@@ -28,7 +29,7 @@ class Objects:
 
     def shares(self, bitmap: Crop, own: int) -> tuple[int, int, int]:
         """Pixels of a bitmap; of those, how many lie in the object `own`, and at most in one other, crowds too."""
-        shared: tuple[int, int, int] = kernels.shares(
+        shared: tuple[int, int, int] = crops.shares(
             bitmap.mask, bitmap.x0, bitmap.y0, own, self._boxes, self._starts, self._pixels
         )
         return shared

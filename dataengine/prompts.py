@@ -7,7 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from dataengine import kernels, masks
+from dataengine import masks
+from dataengine.kernels import marks
 from dataengine.masks import Crop, MaskError
 from dataengine.sample import Prompt
 
@@ -67,7 +68,7 @@ def discs_crop(pixels: np.ndarray, radius: float, height: int, width: int) -> Cr
     Args:
         pixels: (n, 2) int64, x, y of pixels inside the canvas. radius: px.
     """
-    bitmap, x0, y0 = kernels.discs(pixels, _halves(radius), height, width)
+    bitmap, x0, y0 = marks.discs(pixels, _halves(radius), height, width)
     return Crop(bitmap, x0, y0)
 
 
@@ -77,7 +78,7 @@ def boxes_from_crop(crop: Crop) -> np.ndarray:
     Returns:
         (n, 4) int64, x0, y0, x1, y1 in px, half open; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
     """
-    corners: np.ndarray = kernels.rectangles(crop.mask, MAX_PARTS)
+    corners: np.ndarray = marks.rectangles(crop.mask, MAX_PARTS)
     return corners + np.array([crop.x0, crop.y0, crop.x0, crop.y0])
 
 
@@ -92,7 +93,7 @@ def discs_from_crop(crop: Crop, radius: float, height: int, width: int) -> np.nd
     Returns:
         (n, 2) int64, x, y in px; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
     """
-    centres: np.ndarray = kernels.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width, MAX_PARTS)
+    centres: np.ndarray = marks.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width, MAX_PARTS)
     return centres
 
 
@@ -102,7 +103,7 @@ def needed_discs(pixels: np.ndarray, radius: float, height: int, width: int) -> 
     Args:
         pixels: (n, 2) int64, x, y of pixels inside the canvas. radius: px.
     """
-    return pixels[kernels.needed_discs(pixels, _halves(radius), height, width)] if len(pixels) > 1 else pixels
+    return pixels[marks.needed_discs(pixels, _halves(radius), height, width)] if len(pixels) > 1 else pixels
 
 
 @cache

@@ -406,7 +406,8 @@ def _prepare(bitmaps: bool) -> None:
     Args:
         bitmaps: also those that find the geometry of prompts which a source brings; they take seconds to compile.
     """
-    from dataengine import kernels, masks, prompts
+    from dataengine import masks, prompts
+    from dataengine.kernels import compiled, runlengths
     from prompts_sim import VERSIONS, simulate
 
     try:
@@ -419,9 +420,9 @@ def _prepare(bitmaps: bool) -> None:
             crop = masks.crop_from_rle(rles[0], 12, 12)
             prompts.boxes_from_crop(crop)
             prompts.needed_discs(prompts.discs_from_crop(crop, 0.0, 12, 12), 0.0, 12, 12)
-        kernels.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
+        runlengths.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
     except Exception as error:
-        place = kernels.cache_folder()
+        place = compiled.cache_folder()
         raise EngineError(
             f"the compiled loops in {place} cannot be loaded ({type(error).__name__}: {error}); delete that folder"
         ) from error

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dataengine import kernels
+from dataengine.kernels import simulated
 from dataengine.masks import Crop
 from dataengine.measure import Drawn, Objects
 from dataengine.prompts import boxes_crop, discs_crop
@@ -131,11 +131,11 @@ def _wave(box: Box, shape: Shape, draws: Draws) -> np.ndarray:
     r0, c0, r1, c1 = box
     corners = ((r0, c0), (r0, c1), (r1, c0), (r1, c1))
     corner = draws.choice(4)
-    stroke = kernels.line(*corners[corner], *corners[3 - corner])
+    stroke = simulated.line(*corners[corner], *corners[3 - corner])
     amplitude = draws.uniform(10.0, 20.0)
     frequency = draws.uniform(0.2, 1.0)
     phase = draws.uniform(0.0, 2 * math.pi)
-    waved: np.ndarray = kernels.wave(stroke, amplitude, frequency, phase, shape.height, shape.width)
+    waved: np.ndarray = simulated.wave(stroke, amplitude, frequency, phase, shape.height, shape.width)
     return waved
 
 
@@ -169,7 +169,7 @@ def mask(shape: Shape) -> Crop | None:
     size, frame = sum(part.area for part in shape.parts), shape.height * shape.width
     if size == frame:  # the sum of a constant blur may round either way; nothing exceeds its mean
         return None
-    kept, close = kernels.blur_above(crop.mask, _WEIGHTS32, margins, size / frame, DOUBT)
+    kept, close = simulated.blur_above(crop.mask, _WEIGHTS32, margins, size / frame, DOUBT)
     if close:
-        kept, _ = kernels.blur_above(crop.mask, _WEIGHTS, margins, size / frame, 0.0)
+        kept, _ = simulated.blur_above(crop.mask, _WEIGHTS, margins, size / frame, 0.0)
     return Crop(kept, crop.x0 - margins[0], crop.y0 - margins[1]) if kept.any() else None

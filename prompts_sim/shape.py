@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dataengine import kernels, masks
+from dataengine import masks
+from dataengine.kernels import crops
 from dataengine.keyed import Key, uniforms
 from dataengine.masks import Crop
 
@@ -54,7 +55,7 @@ def shape_from_rle(rle: bytes, height: int, width: int) -> Shape:
 
 def shape_from_crop(crop: Crop, height: int, width: int) -> Shape:
     """Prepare an object that is already decoded; the crop must be tight."""
-    labels, stats = kernels.components(crop.mask)
+    labels, stats = crops.components(crop.mask)
     x, y = crop.x0, crop.y0
     parts = tuple(
         Part(

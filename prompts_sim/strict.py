@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dataengine import kernels, masks
+from dataengine import masks
+from dataengine.kernels import crops, simulated
 from dataengine.masks import Crop
 from dataengine.measure import Drawn, Objects
 from dataengine.prompts import boxes_crop, discs_crop
@@ -69,7 +70,7 @@ def depth_of(crop: Crop) -> np.ndarray:
     """(h, w) float32, px: 0 outside the object; 1 where it touches the outside. Exact, so the same everywhere."""
     h, w = crop.mask.shape
     squares = np.empty((h, w), dtype=np.float32 if h * h + w * w < 1 << 24 else np.float64)
-    kernels.squared_depth(crop.mask, squares)
+    crops.squared_depth(crop.mask, squares)
     return np.sqrt(squares).astype(np.float32, copy=False)
 
 
@@ -248,7 +249,7 @@ def mask(shape: Shape, depth: np.ndarray, draws: Draws) -> Crop:
     keep = max(1, min(max(keep, math.ceil(low * size)), math.floor(high * size)))
     field = np.array([draws.uniform(-1.0, 1.0) for _ in range(16)], dtype=np.float32).reshape(4, 4)
     field *= 0.05 * math.sqrt(size)
-    uneven = kernels.uneven(depth, field)
+    uneven = simulated.uneven(depth, field)
     found = uneven[inside]
     some = found[:: max(1, size // MAX_SAMPLE)]
     rank = int(some.size * (1 - keep / size))

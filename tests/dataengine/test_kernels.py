@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pycocotools.mask as oracle
 import scipy.ndimage
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dataengine import kernels
+from dataengine.kernels import crops, marks, philox, runlengths
 
 rasters = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 margins = st.tuples(*[st.integers(0, 3)] * 4)
@@ -21,18 +25,18 @@ def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
     left, top, right, bottom = around
     canvas = np.pad(mask, ((top, bottom), (left, right)))
     height, width = canvas.shape
-    runs = kernels.runs_of_crop(mask, left, top, height, width)
-    code = kernels.code_from_runs(runs)
+    runs = runlengths.runs_of_crop(mask, left, top, height, width)
+    code = runlengths.code_from_runs(runs)
     assert code.tobytes() == oracle.encode(np.asfortranarray(canvas.astype(np.uint8)))["counts"]
     again = np.empty(code.size, dtype=np.int64)
-    assert again[: kernels.runs_from_code(code, height * width, again)].tolist() == runs.tolist()
-    area, x0, y0, x1, y1 = kernels.measure_runs(runs, height)
+    assert again[: runlengths.runs_from_code(code, height * width, again)].tolist() == runs.tolist()
+    area, x0, y0, x1, y1 = runlengths.measure_runs(runs, height)
     assert area == canvas.sum()
     if area:
         rows, columns = np.nonzero(canvas)
         assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         drawn = np.zeros((x1 - x0, y1 - y0), dtype=bool)
-        kernels.fill_runs(runs, height, x0, y0, drawn)
+        runlengths.fill_runs(runs, height, x0, y0, drawn)
         assert (canvas[y0:y1, x0:x1] == drawn.T).all()
 
 
@@ -40,7 +44,7 @@ def test_runs_of_a_crop_are_those_of_its_canvas(mask, around):
 def test_random_numbers_are_those_of_numpy(low, high, number):
     key = np.array([low, high], dtype=np.uint64)
     found = np.empty(number)
-    kernels.philox(key, found)
+    philox.philox(key, found)
     assert found.tolist() == np.random.Generator(np.random.Philox(key=key)).random(number).tolist()
 
 
@@ -49,13 +53,13 @@ def test_depth_is_the_exact_distance(mask):
     expected = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     for dtype in (np.float32, np.float64):
         squares = np.empty(mask.shape, dtype=dtype)
-        kernels.squared_depth(mask, squares)
+        crops.squared_depth(mask, squares)
         assert (squares == np.rint(expected**2)).all()
 
 
 @given(rasters)
 def test_components_are_those_of_scikit_image(mask):
-    labels, stats = kernels.components(mask)
+    labels, stats = crops.components(mask)
     expected, number = skimage.measure.label(mask, connectivity=2, return_num=True)
     assert len(stats) == number
     if number > 1:
@@ -69,7 +73,7 @@ def test_components_are_those_of_scikit_image(mask):
 @given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 9)), min_size=1), st.integers(0, 4))
 def test_discs_are_drawn_as_defined(pixels, radius):
     halves = np.array([int((radius**2 - row**2) ** 0.5) for row in range(-radius, radius + 1)])
-    bitmap, x0, y0 = kernels.discs(np.array(pixels, dtype=np.int64), halves, 10, 15)
+    bitmap, x0, y0 = marks.discs(np.array(pixels, dtype=np.int64), halves, 10, 15)
     rows, columns = np.mgrid[:10, :15]
     expected = np.zeros((10, 15), dtype=bool)
     for x, y in pixels:
@@ -81,9 +85,17 @@ def test_discs_are_drawn_as_defined(pixels, radius):
 
 def test_hostile_codes_are_told_apart():
     def decoded(code: bytes) -> int:
-        return kernels.runs_from_code(np.frombuffer(code, np.uint8), 16, np.empty(len(code), np.int64))
+        return runlengths.runs_from_code(np.frombuffer(code, np.uint8), 16, np.empty(len(code), np.int64))
 
-    assert decoded(b"\xff") == decoded(b"\x00") == decoded(b"P") == decoded(b"o" * 9 + b"0") == kernels.MALFORMED
-    assert decoded(b"O") == kernels.NEGATIVE
-    assert decoded(b"ooooooo0") == kernels.TOO_LONG
+    assert decoded(b"\xff") == decoded(b"\x00") == decoded(b"P") == decoded(b"o" * 9 + b"0") == runlengths.MALFORMED
+    assert decoded(b"O") == runlengths.NEGATIVE
+    assert decoded(b"ooooooo0") == runlengths.TOO_LONG
     assert decoded(b"") == 0
+
+
+def test_no_loop_calls_one_of_another_file():
+    """Numba keeps what it compiled until the file of a function changes; of its callees' files it knows nothing."""
+    folder = Path(kernels.__file__).parent
+    for file in folder.glob("*.py"):
+        imported = re.findall(r"dataengine\.kernels\S* import .*", file.read_text())
+        assert set(imported) <= {"dataengine.kernels.compiled import compiled"}, file.name

@@ -15,7 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dataengine import kernels, masks
+from dataengine import masks
+from dataengine.kernels import simulated
 from prompts_sim import published
 from prompts_sim.shape import draws_of, shape_from_crop, shape_from_rle
 
@@ -108,7 +109,7 @@ def test_hard_shapes_have_the_published_gaps():
 @given(*[st.integers(0, 40)] * 4)
 def test_lines_are_those_of_scikit_image(row_a, column_a, row_b, column_b):
     rows, columns = skimage.draw.line(row_a, column_a, row_b, column_b)
-    assert kernels.line(row_a, column_a, row_b, column_b).tolist() == np.column_stack((columns, rows)).tolist()
+    assert simulated.line(row_a, column_a, row_b, column_b).tolist() == np.column_stack((columns, rows)).tolist()
 
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))

@@ -1,0 +1,347 @@
+"""Run lengths: of compressed codes, of crops, of polygons; and what can be measured on them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dataengine.kernels.compiled import compiled
+
+MALFORMED, NEGATIVE, TOO_LONG = -1, -2, -3
+MAX_OUTLINE = 1 << 22  # px, of all polygons of one mask; each may cost as much memory as a few borders
+MAX_GROUPS = 8  # 5-bit groups of a number in a compressed RLE
+
+
+@compiled
+def runs_from_code(code: np.ndarray, pixels: int, runs: np.ndarray) -> int:
+    """Decode COCO's compressed counts.
+
+    A base-32 variable-length code with offset 48, least significant group first, whose values from the fourth on are
+    differences to the run before the previous one (pycocotools, maskApi.c, rleFrString).
+
+    Args:
+        code: (n,) uint8. pixels: of the canvas. runs: (n,) int64, written.
+    Returns:
+        how many runs there are; or MALFORMED (no such code), NEGATIVE (a run is), TOO_LONG (they exceed the canvas).
+    """
+    number = 0
+    groups = 0
+    value = 0
+    total = 0
+    for byte in code:
+        group = int(byte) - 48
+        if group < 0 or group > 63 or groups == MAX_GROUPS:
+            return MALFORMED
+        value |= (group & 0x1F) << (5 * groups)
+        groups += 1
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            value -= 1 << (5 * groups)
+        if number > 2:
+            value += runs[number - 2]
+        if value < 0:
+            return NEGATIVE
+        total += value
+        if total > pixels:
+            return TOO_LONG
+        runs[number] = value
+        number += 1
+        groups = 0
+        value = 0
+    return number if groups == 0 else MALFORMED
+
+
+@compiled
+def code_from_runs(runs: np.ndarray) -> np.ndarray:
+    """Compress run lengths (pycocotools, maskApi.c, rleToString): (n,) int64 to (m,) uint8."""
+    code = np.empty(runs.size * 7, dtype=np.uint8)
+    at = 0
+    for number in range(runs.size):
+        value = runs[number]
+        if number > 2:
+            value -= runs[number - 2]
+        going_on = True
+        while going_on:
+            group = value & 0x1F
+            value >>= 5
+            going_on = value != (-1 if group & 0x10 else 0)
+            code[at] = 48 + (group | 0x20 if going_on else group)
+            at += 1
+    return code[:at]
+
+
+@compiled
+def measure_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int, int]:
+    """Area, and tight box x0, y0, x1, y1, half open, in px; zeros where no pixel is set. runs: (n,) int64."""
+    area = 0
+    place = 0
+    x0 = y0 = 1 << 40
+    x1 = y1 = 0
+    for number in range(runs.size):
+        run = runs[number]
+        if number % 2 and run:
+            area += run
+            first, last = place // height, (place + run - 1) // height
+            x0, x1 = min(x0, first), max(x1, last + 1)
+            if first == last:
+                top = place - first * height
+                y0, y1 = min(y0, top), max(y1, top + run)
+            else:  # it goes on over the border of a column
+                y0, y1 = 0, height
+        place += run
+    if area == 0:
+        return 0, 0, 0, 0, 0
+    return area, x0, y0, x1, y1
+
+
+@compiled
+def measure_codes(codes: np.ndarray, ends: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`measure_runs` of many masks of one canvas at once.
+
+    Args:
+        codes: (n,) uint8, the masks' compressed counts one after the other. ends: (k,) int64, where each of them ends.
+    Returns:
+        (k, 5) int64; area, x0, y0, x1, y1. The area of what is no mask of that canvas is -1.
+    """
+    figures = np.zeros((ends.size, 5), dtype=np.int64)
+    pixels = height * width
+    runs = np.empty(codes.size, dtype=np.int64)
+    start = 0
+    for index in range(ends.size):
+        number = runs_from_code(codes[start : ends[index]], pixels, runs)
+        start = ends[index]
+        if number <= 0 or runs[:number].sum() != pixels:
+            figures[index, 0] = -1
+            continue
+        figures[index] = measure_runs(runs[:number], height)
+    return figures
+
+
+# --- crops -------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def fill_runs(runs: np.ndarray, height: int, x0: int, y0: int, columns: np.ndarray) -> None:
+    """Set the pixels of runs on a crop that holds them all. columns: (w, h) bool, zeros; x0, y0: its corner, px."""
+    h = columns.shape[1]
+    place = 0
+    for number in range(runs.size):
+        run = runs[number]
+        if number % 2 and run:
+            x, y = place // height - x0, place % height - y0
+            if y + run <= h:
+                columns[x, y : y + run] = True
+            else:  # whole columns; the crop is as high as the canvas
+                columns.reshape(-1)[place - x0 * height : place - x0 * height + run] = True
+        place += run
+
+
+@compiled
+def crop_of_code(code: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int, int]:
+    """Decode compressed counts and cut the mask to its box.
+
+    Args:
+        code: (n,) uint8.
+    Returns:
+        (h, w) bool, the place of its corner, x, y, px, and the number of set pixels; -1 where the code is malformed or
+        does not fit the canvas.
+    """
+    runs = np.empty(code.size, dtype=np.int64)
+    number = runs_from_code(code, height * width, runs)
+    runs = runs[: max(number, 0)]
+    if number <= 0 or runs.sum() != height * width:
+        return np.zeros((0, 0), dtype=np.bool_), 0, 0, -1
+    size, x0, y0, x1, y1 = measure_runs(runs, height)
+    columns = np.zeros((x1 - x0, y1 - y0), dtype=np.bool_)
+    fill_runs(runs, height, x0, y0, columns)
+    return np.ascontiguousarray(columns.T), x0, y0, size
+
+
+@compiled
+def runs_of_crop(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
+    """Run lengths of a crop on its canvas. mask: (h, w) bool; x0, y0: its corner, px. Gives (n,) int64."""
+    h, w = mask.shape
+    # where a pixel differs from the one above it, row by row; then the same, column by column
+    found = np.empty((4 * w + 64, 2), dtype=np.int64)
+    next_in = np.zeros(w + 1, dtype=np.int64)
+    number = 0
+    nothing = np.zeros(w, dtype=np.bool_)
+    for y in range(h + 1):
+        if number + w > len(found):
+            longer = np.empty((2 * len(found) + w, 2), dtype=np.int64)
+            longer[:number] = found[:number]
+            found = longer
+        here = mask[y] if y < h else nothing
+        above = mask[y - 1] if y else nothing
+        for x in range(w):
+            if here[x] != above[x]:
+                found[number, 0], found[number, 1] = x, y
+                number += 1
+                next_in[x + 1] += 1
+    next_in = np.cumsum(next_in)
+    borders = np.empty(number, dtype=np.int64)
+    for k in range(number):
+        x = found[k, 0]
+        borders[next_in[x]] = (x0 + x) * height + y0 + found[k, 1]
+        next_in[x] += 1
+    runs = np.empty(number + 1, dtype=np.int64)
+    length = before = k = 0
+    while k < number:
+        if k + 1 < number and borders[k] == borders[k + 1]:  # a run that goes on in the next column
+            k += 2
+            continue
+        runs[length] = borders[k] - before
+        before = borders[k]
+        length += 1
+        k += 1
+    if before < height * width:
+        runs[length] = height * width - before
+        length += 1
+    return runs[:length].copy()
+
+
+# --- polygons ----------------------------------------------------------------------------------------------------
+
+
+@compiled
+def polygon_figures(points: np.ndarray) -> tuple[float, float, float, float, float, float]:
+    """Bounds x0, y0, x1, y1, signed area without its sign, and sum of the sides across and down. points: (n, 2)."""
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    twice = across = 0.0
+    last = points.shape[0] - 1
+    for k in range(points.shape[0]):
+        x, y = points[k, 0], points[k, 1]
+        before_x, before_y = points[last, 0], points[last, 1]
+        x0, x1, y0, y1 = min(x0, x), max(x1, x), min(y0, y), max(y1, y)
+        twice += before_x * y - before_y * x
+        across += abs(x - before_x) + abs(y - before_y)
+        last = k
+    return x0, y0, x1, y1, 0.5 * abs(twice), across
+
+
+@compiled
+def code_of_polygons(
+    points: np.ndarray, ends: np.ndarray, height: int, width: int, room: float
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int, int]]:
+    """Compressed counts of the union of polygons.
+
+    Args:
+        points: (n, 2) float64, x, y in px, the polygons one after the other. ends: (k,) int64, where each of them ends.
+        room: px by which they may leave the canvas.
+    Returns:
+        code: (m,) uint8; empty where a polygon leaves the canvas further or has a number that is not finite, or where
+            all outlines together are longer than MAX_OUTLINE.
+        figures: (k, 3) float64, each polygon's signed area without its sign, its perimeter across and down, and the
+            pixels it fills.
+        measure: see `measure_runs`.
+    """
+    figures = np.empty((ends.size, 3), dtype=np.float64)
+    start = 0
+    for index in range(ends.size):
+        x0, y0, x1, y1, figures[index, 0], figures[index, 1] = polygon_figures(points[start : ends[index]])
+        inside = x0 >= -room and y0 >= -room and x1 <= width + room and y1 <= height + room
+        if not inside or math.isnan(figures[index, 1]):
+            return np.empty(0, dtype=np.uint8), figures, (0, 0, 0, 0, 0)
+        start = ends[index]
+    if figures[:, 1].sum() > MAX_OUTLINE:
+        return np.empty(0, dtype=np.uint8), figures, (0, 0, 0, 0, 0)
+    start = 0
+    parts = []
+    for index in range(ends.size):
+        parts.append(_borders_of_polygon(points[start : ends[index]], height, width))
+        figures[index, 2] = (parts[index][1::2] - parts[index][::2]).sum()
+        start = ends[index]
+    while len(parts) > 1:  # two by two, so that many polygons do not each pass over the union of all before
+        for index in range(len(parts) // 2):
+            parts[index] = _union_of_borders(parts[index], parts.pop())
+    union = parts[0]
+    runs = np.empty(union.size + 1, dtype=np.int64)
+    place = 0
+    for number in range(union.size):
+        runs[number] = union[number] - place
+        place = union[number]
+    runs[-1] = height * width - place
+    if runs[-1] == 0:
+        runs = runs[:-1]
+    return code_from_runs(runs), figures, measure_runs(runs, height)
+
+
+@compiled
+def _borders_of_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Places, column by column, at which a polygon's pixels begin and end in turn: (2 n,) int64, ascending.
+
+    Pixel for pixel as pycocotools fills it (maskApi.c, rleFrPoly): vertices are rounded to a fifth of a pixel, an edge
+    is walked in steps of that size along its longer side, and where it passes the middle of a column, the upper one of
+    the two steps is the border. Only those two steps of an edge are looked at here.
+    """
+    number = points.shape[0]
+    size = 0
+    found = np.empty(64, dtype=np.int64)
+    last_x, last_y = int(5.0 * points[number - 1, 0] + 0.5), int(5.0 * points[number - 1, 1] + 0.5)
+    for k in range(number):
+        ax, ay = last_x, last_y
+        bx, by = int(5.0 * points[k, 0] + 0.5), int(5.0 * points[k, 1] + 0.5)
+        last_x, last_y = bx, by
+        dx, dy = abs(bx - ax), abs(by - ay)
+        first, stop = max(0, (min(ax, bx) + 2) // 5), min(width, (max(ax, bx) + 2) // 5)
+        if first >= stop:
+            continue
+        if size + stop - first > found.size:
+            longer = np.empty(2 * (size + stop - first), dtype=np.int64)
+            longer[:size] = found[:size]
+            found = longer
+        if (dx >= dy and ax > bx) or (dx < dy and ay > by):
+            ax, ay, bx, by = bx, by, ax, ay
+        slope = (by - ay) / dx if dx >= dy else (bx - ax) / dy
+        for column in range(first, stop):
+            if dx >= dy:
+                step = 5 * column + 2 - ax
+                upper = min(int(ay + slope * step + 0.5), int(ay + slope * (step + 1) + 0.5))
+            else:
+                step = min(max(int((5 * column + 2.5 - ax) / slope), 0), dy)
+                if slope > 0:  # the last step that is not over the middle
+                    while step > 0 and int(ax + slope * step + 0.5) > 5 * column + 2:
+                        step -= 1
+                    while step < dy and int(ax + slope * (step + 1) + 0.5) <= 5 * column + 2:
+                        step += 1
+                else:
+                    while step > 0 and int(ax + slope * step + 0.5) <= 5 * column + 2:
+                        step -= 1
+                    while step < dy and int(ax + slope * (step + 1) + 0.5) > 5 * column + 2:
+                        step += 1
+                upper = ay + step
+            row = math.ceil(min(max((upper + 0.5) / 5.0 - 0.5, 0.0), float(height)))
+            found[size] = column * height + int(row)
+            size += 1
+    found = np.sort(found[:size])
+    kept = 0  # two borders in one place are none
+    for place in found:
+        if kept and found[kept - 1] == place:
+            kept -= 1
+        else:
+            found[kept] = place
+            kept += 1
+    return found[:kept]
+
+
+@compiled
+def _union_of_borders(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Borders of the pixels that lie in either of two sets; see `_borders_of_polygon`."""
+    found = np.empty(a.size + b.size, dtype=np.int64)
+    size = i = j = 0
+    while i < a.size or j < b.size:
+        if j == b.size or (i < a.size and a[i] <= b[j]):
+            start, end = a[i], a[i + 1]
+            i += 2
+        else:
+            start, end = b[j], b[j + 1]
+            j += 2
+        if size and start <= found[size - 1]:
+            found[size - 1] = max(found[size - 1], end)
+        else:
+            found[size], found[size + 1] = start, end
+            size += 2
+    return found[:size]
