@@ -319,10 +319,11 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: Collect
     Every annotation is in exactly one of the two. Crowds are kept, flagged.
     """
     objects, refused, incomplete = [], [], set()
-    for text in row.members:
-        value = decode(text)
+    values = [decode(text) for text in row.members]
+    drawn = masks.measured_from_polygon_lists([value.get("segmentation") for value in values], height, width)
+    for text, value, mask in zip(row.members, values, drawn, strict=True):
         try:
-            objects.append(object_of(value, height, width, categories))
+            objects.append(object_of(value, height, width, categories, mask))
         except ReasonError as error:
             record = f"annotation {value['id']} (image {row.key})"
             refused.append(bad("annotations", file, record, row, error, text))
@@ -330,14 +331,20 @@ def objects_of(row: Row, file: str, height: int, width: int, categories: Collect
     return Found(objects=tuple(objects), incomplete=frozenset(incomplete)), refused
 
 
-def object_of(annotation: Mapping[str, Any], height: int, width: int, categories: Collection[int]) -> Object:
-    """The object of a COCO annotation.
+def object_of(
+    annotation: Mapping[str, Any],
+    height: int,
+    width: int,
+    categories: Collection[int],
+    mask: masks.Measured | None = None,
+) -> Object:
+    """The object of a COCO annotation. mask: of its segmentation, where that was drawn before.
 
     Raises:
         RecordError, masks.MaskError
     """
     category = checked_category(annotation.get("category_id"), categories)
-    rle, measured = masks.measured_from_segmentation(annotation.get("segmentation"), height, width)
+    rle, measured = mask or masks.measured_from_segmentation(annotation.get("segmentation"), height, width)
     crowd = checked_flag(annotation.get("iscrowd", 0))
     return make_object(rle, height, width, category, str(annotation["id"]), crowd=crowd, measured=measured)
 

@@ -21,6 +21,7 @@ from builders.coco_index import MAX_BAD, Index, read_tables
 from builders.pictures import coco_names, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import RecordError, bad, checked_size, is_whole, outcomes
 from builders.rows import Gathering, Hashing, Refused, Row, read_rows
+from dataengine import masks
 from dataengine.builder import Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
 from dataengine.jsonstream import Record, decode, iter_rows
@@ -292,13 +293,15 @@ def _objects(
     categories = {c.id for c in context.categories}
     found: dict[int, Object] = {}
     brought: dict[str, list[Drawn]] = {}
-    for number, entry in enumerate(entries):
+    segmentations = [entry.get("segmentation") if isinstance(entry, dict) else None for entry in entries]
+    drawn = masks.measured_from_polygon_lists(segmentations, base.height, base.width)
+    for number, (entry, mask) in enumerate(zip(entries, drawn, strict=True)):
         try:
             name = _annotation_id(entry, row)
             if name in found:
                 raise RecordError("duplicate_annotation", f"id {name} is given twice in one image")
             bitmaps = layout.prompts(entry)
-            thing = coco.object_of(entry, base.height, base.width, categories)
+            thing = coco.object_of(entry, base.height, base.width, categories, mask)
         except ReasonError as error:
             record = f"{layout.annotations}[{number}] (image {row.key})"
             made.bad.append(bad("annotations", context.extra["file"], record, row, error, json.dumps(entry)))

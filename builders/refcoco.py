@@ -222,12 +222,13 @@ def refs_of(context: Context, row: Row, base: Sample, *, lower: bool, single: bo
     found = Refs(objects={}, phrases=[], bad=[], account=Account(read=Counter(images=1) + held(row)))
     places_of: dict[int, int] = {}
     categories = {c.id for c in context.categories}
-    for member in row.members:
-        value = decode(member)
+    values = [decode(member) for member in row.members]
+    drawn = _drawn(values, base)
+    for member, value in zip(row.members, values, strict=True):
         ref = value["ref"]
         record = f"ref {ref['ref_id']} (image {row.key})"
         try:
-            numbers = _objects_of(found.objects, value, base, categories, single)
+            numbers = _objects_of(found.objects, value, base, categories, drawn, single)
         except ReasonError as error:
             found.bad.append(bad("refs", context.extra["file"], record, row, error, member))
             found.account.filter("sentences", "ref_quarantined", len(ref["sentences"]))
@@ -259,10 +260,22 @@ def refs_of(context: Context, row: Row, base: Sample, *, lower: bool, single: bo
     return found
 
 
+def _drawn(values: Sequence[dict[str, Any]], base: Sample) -> dict[int, masks.Measured | None]:
+    """The masks of all annotations that are plain polygons, by annotation id; several refs may have one annotation."""
+    outlines = {a["id"]: a.get("segmentation") for value in values for a in value["annotations"]}
+    drawn = masks.measured_from_polygon_lists(list(outlines.values()), base.height, base.width)
+    return dict(zip(outlines, drawn, strict=True))
+
+
 def _objects_of(
-    objects: dict[int, Object], value: dict[str, Any], base: Sample, categories: set[int], single: bool
+    objects: dict[int, Object],
+    value: dict[str, Any],
+    base: Sample,
+    categories: set[int],
+    drawn: Mapping[int, masks.Measured | None],
+    single: bool,
 ) -> list[int]:
-    """Annotation ids of a ref; their objects are made where they are not yet."""
+    """Annotation ids of a ref; their objects are made where they are not yet. drawn: see `_drawn`."""
     numbers: list[int] = value["ref"]["annotation_ids"]
     if single and len(numbers) != 1:
         raise RecordError("several_targets" if numbers else "no_target", f"ann_id {numbers} is not one annotation")
@@ -275,8 +288,11 @@ def _objects_of(
             raise RecordError("other_image", f"annotation {number} is of another picture")
         if number not in objects:
             # what is referred to is a target, whatever its annotation says of crowds
-            changes = {"iscrowd": 0, "segmentation": _as_one(annotations[number].get("segmentation"), base)}
-            made[number] = object_of(annotations[number] | changes, base.height, base.width, categories)
+            changes: dict[str, Any] = {"iscrowd": 0}
+            if drawn[number] is None:
+                changes["segmentation"] = _as_one(annotations[number].get("segmentation"), base)
+            annotation = annotations[number] | changes
+            made[number] = object_of(annotation, base.height, base.width, categories, drawn[number])
     objects |= made
     return numbers
 

@@ -14,10 +14,11 @@ import importlib
 import importlib.util
 import math
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from dataengine.kernels import crops, runlengths
 
 FRAME_TOLERANCE_PX = 2.0  # published polygons leave the frame by a fraction of a pixel
 MAX_PIXELS = 1 << 31
+Measured = tuple[bytes, tuple[int, tuple[int, int, int, int]]]  # compressed counts, and what `measure` says of them
 
 
 class MaskError(ReasonError):
@@ -245,9 +247,7 @@ def rle_from_polygons(polygons: Any, height: int, width: int) -> bytes:
     return _measured_from_polygons(polygons, height, width)[0]
 
 
-def _measured_from_polygons(
-    polygons: Any, height: int, width: int
-) -> tuple[bytes, tuple[int, tuple[int, int, int, int]]]:
+def _measured_from_polygons(polygons: Any, height: int, width: int) -> Measured:
     """`rle_from_polygons` and what `measure` says of it."""
     _check_size(height, width)
     arrays = [_numbers(polygon) for polygon in polygons] if isinstance(polygons, list) else []
@@ -266,8 +266,7 @@ def _measured_from_polygons(
             f"{len(points)} polygons have an outline of more than {runlengths.MAX_OUTLINE:,} px in all",
         )
     for index, (signed, perimeter, filled) in enumerate(figures.tolist()):
-        spare = abs(filled - signed) - 0.1 * filled
-        if spare > 0 and spare > 0.5 * perimeter and _crosses_itself(points[index].reshape(-1, 2)):
+        if runlengths.is_doubtful(signed, perimeter, filled) and _crosses_itself(points[index].reshape(-1, 2)):
             raise MaskError(
                 "polygon_self_intersecting",
                 f"polygon {index} crosses itself: it fills {filled:.0f} px but its signed area is {signed:.0f} px",
@@ -290,9 +289,7 @@ def rle_from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     return measured_from_segmentation(segmentation, height, width)[0]
 
 
-def measured_from_segmentation(
-    segmentation: Any, height: int, width: int
-) -> tuple[bytes, tuple[int, tuple[int, int, int, int]]]:
+def measured_from_segmentation(segmentation: Any, height: int, width: int) -> Measured:
     """`rle_from_segmentation` and what `measure` says of it; the mask is decoded once.
 
     Raises:
@@ -307,6 +304,44 @@ def measured_from_segmentation(
     if not measured[0]:
         raise MaskError("empty_mask", "the segmentation covers no pixel")
     return rle, measured
+
+
+def measured_from_polygon_lists(segmentations: Sequence[Any], height: int, width: int) -> list[Measured | None]:
+    """`measured_from_segmentation` of all objects of a picture, where they are polygons, in one go.
+
+    Returns:
+        None for what is refused, not plain, or no polygons: `measured_from_segmentation` says what becomes of it.
+    """
+    found: list[Measured | None] = [None] * len(segmentations)
+    places = [place for place, value in enumerate(segmentations) if _is_plain(value)]
+    if not places or height <= 0 or width <= 0 or height * width >= MAX_PIXELS:
+        return found
+    polygons = [polygon for place in places for polygon in segmentations[place]]
+    numbers = list(chain.from_iterable(polygons))
+    try:  # a third of the time that NumPy takes for a list
+        points = np.frombuffer(struct.pack(f"{len(numbers)}d", *numbers)).reshape(-1, 2)
+    except (struct.error, OverflowError):
+        return found
+    ends = np.array([len(polygon) for polygon in polygons]).cumsum() // 2
+    lasts = np.array([len(segmentations[place]) for place in places]).cumsum()
+    codes, stops, measures = runlengths.codes_of_polygons(points, ends, lasts, height, width, FRAME_TOLERANCE_PX)
+    text, start = codes.tobytes(), 0
+    for place, stop, (size, x0, y0, x1, y1) in zip(places, stops.tolist(), measures.tolist(), strict=True):
+        if size:
+            found[place] = text[start:stop], (size, (x0, y0, x1 - x0, y1 - y0))
+        start = stop
+    return found
+
+
+def _is_plain(segmentation: Any) -> bool:
+    """Whether a value is a list of lists as long as polygons are, none of them of truth values alone."""
+    return (
+        isinstance(segmentation, list)
+        and len(segmentation) > 0
+        and all(
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and not isinstance(p[0], bool) for p in segmentation
+        )
+    )
 
 
 def crop_from_segmentation(segmentation: dict[str, Any], height: int, width: int) -> Crop:

@@ -411,7 +411,9 @@ def _prepare(bitmaps: bool) -> None:
     from prompts_sim import VERSIONS, simulate
 
     try:
-        rles = [masks.rle_from_segmentation([[2, 2, 9, 2, 9, 9]], 12, 12)]
+        outline = [[2, 2, 9, 2, 9, 9]]
+        masks.measured_from_polygon_lists([outline], 12, 12)
+        rles = [masks.rle_from_segmentation(outline, 12, 12)]
         rles.append(masks.rle_from_segmentation({"size": [12, 12], "counts": [20, 3, 9, 3, 109]}, 12, 12))
         things = [Object(rle=r, bbox=(0, 0, 1, 1), area=1, category_id=0, annotation_id="") for r in rles]
         for profile in VERSIONS:

@@ -270,6 +270,48 @@ def code_of_polygons(
 
 
 @compiled
+def is_doubtful(signed: float, perimeter: float, filled: float) -> bool:
+    """By a polygon's figures, see `code_of_polygons`: whether it may cross itself and enclose nobody knows what."""
+    return abs(filled - signed) - 0.1 * filled > max(0.0, 0.5 * perimeter)
+
+
+@compiled
+def codes_of_polygons(
+    points: np.ndarray, ends: np.ndarray, lasts: np.ndarray, height: int, width: int, room: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed counts of many unions of polygons; see `code_of_polygons`.
+
+    Args:
+        lasts: (m,) int64, how many of the polygons there are up to the last one of each union, which has one at least.
+    Returns:
+        codes: (n,) uint8, one after the other. stops: (m,) int64, where each of them ends; one is empty where
+            `code_of_polygons` gives none, and where a polygon is doubtful. measures: (m, 5) int64, see `measure_runs`.
+    """
+    codes = np.empty(1024, dtype=np.uint8)
+    stops = np.empty(lasts.size, dtype=np.int64)
+    measures = np.zeros((lasts.size, 5), dtype=np.int64)
+    size = first = start = 0
+    for index in range(lasts.size):
+        own = ends[first : lasts[index]]
+        code, figures, measure = code_of_polygons(points[start : own[-1]], own - start, height, width, room)
+        doubtful = False
+        if code.size:
+            for k in range(len(figures)):
+                doubtful |= is_doubtful(figures[k, 0], figures[k, 1], figures[k, 2])
+        if not doubtful:
+            if size + code.size > codes.size:
+                longer = np.empty(2 * (size + code.size), dtype=np.uint8)
+                longer[:size] = codes[:size]
+                codes = longer
+            codes[size : size + code.size] = code
+            size += code.size
+            measures[index] = measure
+        stops[index] = size
+        first, start = lasts[index], own[-1]
+    return codes[:size], stops, measures
+
+
+@compiled
 def _borders_of_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """Places, column by column, at which a polygon's pixels begin and end in turn: (2 n,) int64, ascending.
 

@@ -180,3 +180,25 @@ def test_any_bytes_are_checked_before_native_code(data):
 def test_a_crop_must_lie_on_its_canvas(place):
     with pytest.raises(masks.MaskError, match="leaves its 10 x 9 canvas"):
         masks.rle_from_crop(masks.Crop(np.ones((3, 3), bool), *place), 9, 10)
+
+
+def test_polygons_of_a_picture_are_drawn_as_one_by_one():
+    good, hole = [1, 1, 9, 1, 9, 9, 1, 9], [3.5, 3.5, 6, 4, 5, 7]
+    bow_tie = [0, 0, 30, 30, 30, 0, 0, 30]
+    outside, short, odd = [1, 1, 90, 1, 9, 9], [1, 1, 2, 2], [1, 1, 2, 2, 3]
+    plain = [[good], [good, hole], [[20, 3, 28, 3, 24, 12]]]
+    unusual = [[bow_tie], [outside], [good, short], [odd], [], None, "text", [[True] * 6], [[1, 1, 1, 1, 1, 1]], {}]
+    unusual += [[[float("nan"), 1, 2, 2, 3, 3]], [[1e300, 1, 2, 2, 3, 3]]]
+    drawn = masks.measured_from_polygon_lists([*plain, *unusual], 40, 32)
+    assert drawn[:3] == [masks.measured_from_segmentation(value, 40, 32) for value in plain]
+    assert drawn[3:] == [None] * len(unusual)
+    for strange in ("text", None, [1], 10**400):  # a polygon with such a number leaves all to the other way
+        assert masks.measured_from_polygon_lists([[good], [[*good, 3, strange]]], 40, 32) == [None, None]
+    assert masks.measured_from_polygon_lists([[good]], 0, 32) == [None]
+
+
+@given(st.lists(st.lists(st.lists(st.integers(-3, 43), min_size=6, max_size=12), min_size=1, max_size=3), max_size=4))
+def test_what_is_drawn_at_once_is_what_is_drawn_alone(segmentations):
+    for value, mask in zip(segmentations, masks.measured_from_polygon_lists(segmentations, 41, 40), strict=True):
+        if mask is not None:
+            assert mask == masks.measured_from_segmentation(value, 41, 40)
