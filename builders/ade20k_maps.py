@@ -111,7 +111,7 @@ def _runs(
     """See `panoptic.runs_from_png`.
 
     Raises:
-        RecordError: `segments_missing`, `image_too_large`, or another reason of `panoptic.rles_from_png`.
+        RecordError: `segments_missing`, `image_too_large`, or another reason of `panoptic.runs_from_png`.
         SourceError: the whole folder is gone. OSError: the disk or the network fails.
     """
     try:
@@ -144,12 +144,12 @@ def segments(maps: Maps, variant: Variant, meaning: Meaning) -> Segments:
     else:
         keys = np.where(maps.things != VOID, maps.things | np.uint32(THING), maps.classes)
     try:
-        rles = panoptic.rles_from_runs(maps.starts, keys, maps.height, maps.width)
+        by_key = panoptic.masks_from_runs(maps.starts, keys, maps.height, maps.width)
     except images.ImageError as error:
         raise RecordError(error.reason, str(error)) from None
     found = Segments()
     ignored = set() if variant == "instance" else {VOID}
-    for key in sorted(rles.keys() - {VOID}):
+    for key in sorted(by_key.keys() - {VOID}):
         label, of_instance = key & ~THING, variant == "instance" or key >= THING
         name = f"instance {label & _CLASS}/{label >> CLASS_BITS}" if of_instance else f"label {label}"
         try:
@@ -162,19 +162,12 @@ def segments(maps: Maps, variant: Variant, meaning: Meaning) -> Segments:
             found.filtered["no_instance"] += 1
             ignored.add(key)
             continue
-        found.objects.append(make_object(rles[key], maps.height, maps.width, category, name))
+        rle, measured = by_key[key]
+        found.objects.append(make_object(rle, maps.height, maps.width, category, name, measured=measured))
     if variant == "panoptic":
-        found.filtered["covered"] = _num_covered(maps, rles.keys(), meaning)
-    found.ignore = _rle_of(ignored & rles.keys(), maps.starts, keys, maps.height, maps.width)
+        found.filtered["covered"] = _num_covered(maps, by_key.keys(), meaning)
+    found.ignore = panoptic.rle_of(ignored, maps.starts, keys, maps.height, maps.width)
     return found
-
-
-def _rle_of(wanted: Set[int], starts: np.ndarray, keys: np.ndarray, height: int, width: int) -> bytes | None:
-    """The pixels of all these keys together; one pass, for a damaged map may have tens of thousands of them."""
-    if not wanted:
-        return None
-    is_wanted = np.isin(keys, np.array(sorted(wanted), dtype=np.uint32))
-    return panoptic.rles_from_runs(starts, is_wanted, height, width)[True]
 
 
 def _category(label: int, of_instance: bool, meaning: Meaning) -> int:

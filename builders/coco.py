@@ -364,7 +364,9 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
         raise RecordError("duplicate_segment", "segments_info gives an id twice")
     try:
         file_name = safe_file_name(value.get("file_name"))
-        rles = panoptic.rles_from_png(Folder(context.part.files["segments"]).read(file_name), base.height, base.width)
+        data = Folder(context.part.files["segments"]).read(file_name)
+        starts, owners = panoptic.runs_from_png(data, base.height, base.width)
+        by_id = panoptic.masks_from_runs(starts, owners, base.height, base.width)
     except ValueError as error:
         reason = error.reason if isinstance(error, images.ImageError) else "unsafe_file_name"
         raise RecordError(reason, f"panoptic PNG: {error}") from None
@@ -372,7 +374,7 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
         if error.errno not in (errno.ENOENT, *NAME_ERRORS) and not isinstance(error, FileNotFoundError):
             raise
         raise RecordError("segments_missing", f"panoptic PNG {file_name} is not in its folder") from None
-    stray = sorted(set(rles) - {i["id"] for i in infos} - {panoptic.VOID})
+    stray = sorted(set(by_id) - {i["id"] for i in infos} - {panoptic.VOID})
     if stray:
         raise RecordError("unknown_segment", f"the PNG has segment {stray[0]}, which segments_info does not")
     objects, refused, ignored = [], [], {panoptic.VOID}
@@ -380,10 +382,11 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
     for info in sorted(infos, key=lambda i: i["id"]):
         try:
             category = checked_category(info.get("category_id"), categories)
-            if info["id"] not in rles or info["id"] == panoptic.VOID:
+            if info["id"] not in by_id or info["id"] == panoptic.VOID:
                 raise RecordError("empty_mask", "the segment has no pixel in the PNG")
             crowd = checked_flag(info.get("iscrowd", 0))
-            thing = make_object(rles[info["id"]], base.height, base.width, category, str(info["id"]), crowd=crowd)
+            rle, measured = by_id[info["id"]]
+            thing = make_object(rle, base.height, base.width, category, str(info["id"]), crowd=crowd, measured=measured)
             if info.get("area", thing.area) != thing.area:
                 raise RecordError("segment_area", f"area {info['area']!r} is stated, the PNG has {thing.area} px")
             objects.append(thing)
@@ -391,8 +394,8 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
             record = f"segment {info['id']} (image {row.key})"
             refused.append(bad("segments", context.extra["file"], record, row, error, json.dumps(info)))
             ignored.add(info["id"])
-    void = [rles[name] for name in sorted(ignored) if name in rles]
-    return Found(objects=tuple(objects), ignore=masks.union(void, base.height, base.width) if void else None), refused
+    ignore = panoptic.rle_of(ignored & by_id.keys(), starts, owners, base.height, base.width)
+    return Found(objects=tuple(objects), ignore=ignore), refused
 
 
 def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Set
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from dataengine import images, masks
 from dataengine.images import ImageError
+from dataengine.kernels import runlengths
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,44 +21,41 @@ BAND_PIXELS = 1 << 20  # of the columns that are read at a time
 NO_ID = 1 << 24  # ids have 24 bits
 
 
-def rles_from_png(data: bytes, height: int, width: int) -> dict[int, bytes]:
-    """Segment id to compressed RLE, for every id that has a pixel, void included.
+def masks_from_runs(starts: np.ndarray, owners: np.ndarray, height: int, width: int) -> dict[int, masks.Measured]:
+    """Id to its mask, compressed and measured, for every id that owns a run, by ascending id.
 
     The runs of the picture, read down its columns, are the runs of its segments: no raster is made for any of them.
 
     Args:
-        data: the PNG file. height, width: of the picture, px.
-    Raises:
-        ImageError: `segments_unreadable`, `segments_mode` (no 8-bit RGB), `segments_size`, `segments_too_many` or
-            `image_too_large`.
-    """
-    return rles_from_runs(*runs_from_png(data, height, width), height, width)
-
-
-def rles_from_runs(starts: np.ndarray, owners: np.ndarray, height: int, width: int) -> dict[int, bytes]:
-    """Id to compressed RLE, for every id that owns a run.
-
-    Args:
-        starts, owners: see `runs_from_png`; neighbours may have one id.
+        starts, owners: see `runs_from_png`; neighbours may have one id. height, width: of the picture, px.
     Raises:
         ImageError: `segments_too_many`.
     """
-    new = np.append(True, owners[1:] != owners[:-1])
-    starts, owners = starts[new], owners[new]
     order = np.argsort(owners, kind="stable")
-    owners = owners[order]
-    first = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
-    if first.size > MAX_SEGMENTS:
-        raise ImageError("segments_too_many", f"{first.size:,} segments; a picture has at most {MAX_SEGMENTS:,}")
-    ends = np.append(starts[1:], np.int32(height * width))
-    rles = {}
-    for name, runs in zip(owners[first].tolist(), np.split(order, first[1:]), strict=True):
-        counts = np.empty(2 * runs.size + 1, dtype=np.int64)
-        counts[1::2] = ends[runs] - starts[runs]
-        counts[0], counts[2:-1:2] = starts[runs[0]], starts[runs[1:]] - ends[runs[:-1]]
-        counts[-1] = height * width - ends[runs[-1]]
-        rles[name] = masks.rle_from_counts(counts if counts[-1] else counts[:-1], height, width)
-    return rles
+    number = 1 + np.count_nonzero(np.diff(owners[order]))
+    if number > MAX_SEGMENTS:
+        raise ImageError("segments_too_many", f"{number:,} segments; a picture has at most {MAX_SEGMENTS:,}")
+    names, codes, stops, measures = runlengths.codes_of_labels(starts, owners, order, height, width)
+    text, begin = codes.tobytes(), 0
+    found: dict[int, masks.Measured] = {}
+    for name, stop, (area, x0, y0, x1, y1) in zip(names.tolist(), stops.tolist(), measures.tolist(), strict=True):
+        found[name] = text[begin:stop], (area, (x0, y0, x1 - x0, y1 - y0))
+        begin = stop
+    return found
+
+
+def rle_of(wanted: Set[int], starts: np.ndarray, owners: np.ndarray, height: int, width: int) -> bytes | None:
+    """The pixels of all these ids together, compressed; None where there are none.
+
+    One pass over the runs, for a damaged map may have tens of thousands of ids.
+
+    Args:
+        starts, owners: see `runs_from_png`.
+    """
+    is_wanted = np.isin(owners, np.array(sorted(wanted), dtype=np.uint32)).astype(np.uint32)
+    if not is_wanted.any():
+        return None
+    return masks_from_runs(starts, is_wanted, height, width)[1][0]
 
 
 def overlay(
@@ -81,7 +80,7 @@ def runs_from_png(
     Args:
         mode: Pillow's, of 8 bits a channel; of a grey map (`L`) the ids are its values.
     Raises:
-        ImageError: see `rles_from_png`.
+        ImageError: `segments_unreadable`, `segments_mode` (not such pixels), `segments_size` or `image_too_large`.
     """
     from PIL import Image
 
@@ -111,22 +110,19 @@ def _runs_of_image(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     starts, owners = [], []
     before = NO_ID
     for x in range(0, image.width, step):
-        band = image.crop((x, 0, min(x + step, image.width), image.height))
-        ids = _ids(band)
-        changes = np.empty(ids.size, dtype=bool)
-        changes[0] = ids[0] != before
-        np.not_equal(ids[1:], ids[:-1], out=changes[1:])
-        places = np.flatnonzero(changes)
-        starts.append((places + x * image.height).astype(np.int32))
-        owners.append(ids[places].astype(np.uint32))
-        before = int(ids[-1])
+        end = min(x + step, image.width)
+        band = image if end - x == image.width else image.crop((x, 0, end, image.height))
+        values, bits = _values(band)
+        places, ids = runlengths.runs_of_map(values, bits, before)
+        starts.append(places + np.int32(x * image.height))
+        owners.append(ids)
+        before = int(values[-1, -1] & bits)
     return np.concatenate(starts), np.concatenate(owners)
 
 
-def _ids(image: Image.Image) -> np.ndarray:
-    """(width * height,) uint32, or uint8 of a grey map: the ids down the columns."""
+def _values(image: Image.Image) -> tuple[np.ndarray, np.unsignedinteger]:
+    """(height, width) uint32, or uint8 of a grey map: its pixels; and the bits of them that are ids."""
+    size = image.height, image.width
     if image.mode == "L":
-        values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width)
-        return np.ascontiguousarray(values.T).ravel()
-    pixels = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(image.height, image.width)
-    return np.bitwise_and(pixels.T, np.uint32(0xFFFFFF), order="C").ravel()
+        return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(size), np.uint8(255)
+    return np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(size), np.uint32(0xFFFFFF)

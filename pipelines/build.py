@@ -416,6 +416,9 @@ def _prepare(bitmaps: bool) -> None:
         rles = [masks.rle_from_segmentation(outline, 12, 12)]
         rles.append(masks.rle_from_segmentation({"size": [12, 12], "counts": [20, 3, 9, 3, 109]}, 12, 12))
         things = [Object(rle=r, bbox=(0, 0, 1, 1), area=1, category_id=0, annotation_id="") for r in rles]
+        for kind in (np.uint8, np.uint32):
+            starts, labels = runlengths.runs_of_map(np.zeros((2, 2), dtype=kind), kind(1), 1)
+        runlengths.codes_of_labels(starts, labels, np.arange(1), 2, 2)
         for profile in VERSIONS:
             simulate(things, 12, 12, profile=profile, seed=0, image_key="")
         if bitmaps:

@@ -387,3 +387,90 @@ def _union_of_borders(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             found[size], found[size + 1] = start, end
             size += 2
     return found[:size]
+
+
+# --- maps of labels ----------------------------------------------------------------------------------------------
+
+
+@compiled
+def runs_of_map(values: np.ndarray, bits: np.unsignedinteger, before: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of one label down the columns of a map.
+
+    Args:
+        values: (h, w) uint8 or uint32. bits: of a value that are its label, of the same type. before: the label that
+            the first one continues if they are equal.
+    Returns:
+        (n,) int32, the place of each one's first pixel, column by column; (n,) uint32, its label.
+    """
+    h, w = values.shape
+    next_in = np.zeros(w + 1, dtype=np.int64)
+    top = np.zeros(w, dtype=np.bool_)  # whether a run begins at the top of a column
+    for x in range(w):
+        last = values[h - 1, x - 1] & bits if x else before
+        top[x] = (values[0, x] & bits) != last
+        next_in[x + 1] += top[x]
+    for y in range(1, h):
+        here, above = values[y], values[y - 1]
+        for x in range(w):
+            next_in[x + 1] += ((here[x] ^ above[x]) & bits) != 0
+    next_in = np.cumsum(next_in)
+    starts = np.empty(next_in[w], dtype=np.int32)
+    labels = np.empty(next_in[w], dtype=np.uint32)
+    for y in range(h):
+        here, above = values[y], values[max(y - 1, 0)]
+        for x in range(w):
+            if top[x] if y == 0 else ((here[x] ^ above[x]) & bits) != 0:
+                starts[next_in[x]] = x * h + y
+                labels[next_in[x]] = here[x] & bits
+                next_in[x] += 1
+    return starts, labels
+
+
+@compiled
+def codes_of_labels(
+    starts: np.ndarray, labels: np.ndarray, order: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed counts of the pixels of each label.
+
+    Args:
+        starts, labels: runs of a whole map, see `runs_of_map`; neighbours may have one label. order: (n,) int64, which
+            sorts the labels, and keeps the order of equal ones.
+    Returns:
+        names: (k,) uint32, the labels there are, ascending. codes: (m,) uint8, one after the other. stops: (k,) int64,
+        where each of them ends. measures: (k, 5) int64, see `measure_runs`.
+    """
+    count = 0
+    for k in range(order.size):
+        count += k == 0 or labels[order[k]] != labels[order[k - 1]]
+    names = np.empty(count, dtype=np.uint32)
+    stops = np.empty(count, dtype=np.int64)
+    measures = np.empty((count, 5), dtype=np.int64)
+    codes = np.empty(2 * starts.size + 64, dtype=np.uint8)
+    runs = np.empty(2 * starts.size + 1, dtype=np.int64)
+    size = k = 0
+    for name in range(count):
+        names[name] = labels[order[k]]
+        length = place = 0
+        while k < order.size and labels[order[k]] == names[name]:
+            run = order[k]
+            end = starts[run + 1] if run + 1 < starts.size else height * width
+            if length and starts[run] == place:
+                runs[length - 1] += end - starts[run]
+            else:
+                runs[length], runs[length + 1] = starts[run] - place, end - starts[run]
+                length += 2
+            place = end
+            k += 1
+        if place < height * width:
+            runs[length] = height * width - place
+            length += 1
+        code = code_from_runs(runs[:length])
+        if size + code.size > codes.size:
+            longer = np.empty(2 * (size + code.size), dtype=np.uint8)
+            longer[:size] = codes[:size]
+            codes = longer
+        codes[size : size + code.size] = code
+        size += code.size
+        stops[name] = size
+        measures[name] = measure_runs(runs[:length], height)
+    return names, codes[:size], stops, measures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import replace
 
@@ -116,3 +117,10 @@ def test_chat_keeps_its_turns_and_every_task_has_a_wording():
 def test_missing_facts_are_named(task, changes, message):
     with pytest.raises(ValueError, match=rf"^s/train/1: .*{message}"):
         render(replace(facts(task), **changes), keyed(0))
+
+
+def test_a_placed_condition_keeps_all_else():
+    """Every field but the four that say where it stands, those of later versions too."""
+    given = {f.name: index for index, f in enumerate(dataclasses.fields(Condition), start=10)}
+    placed = conversation._placed(Condition(**given), 1, 2, 3, 4)
+    assert placed == Condition(**(given | {"seg": 1, "turn": 2, "start": 3, "end": 4}))
