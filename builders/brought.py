@@ -14,7 +14,7 @@ import numpy as np
 from builders.reading import RecordError
 from dataengine import masks, prompts
 from dataengine.masks import Crop
-from dataengine.measure import Drawn, Objects, measured
+from dataengine.measure import Drawn, Objects, crops_of, measured
 from dataengine.sample import PROMPT_KINDS, Object
 
 PROFILE = "published"
@@ -92,10 +92,12 @@ def with_prompts(
     Args:
         objects: all of the picture. brought: by annotation id; kinds that are missing get the status `none`.
         height, width: of the picture, px.
+    Raises:
+        MaskError: see `measure.crops_of`.
     """
     if not objects:
         return ()
-    together = Objects([masks.crop_from_rle(thing.rle, height, width) for thing in objects])
+    together = Objects(crops_of(objects, height, width))
     prompted = []
     for own, thing in enumerate(objects):
         if not thing.crowd:

@@ -12,8 +12,33 @@ import numpy as np
 
 from dataengine import masks
 from dataengine.kernels import crops
-from dataengine.masks import Crop
-from dataengine.sample import Prompt
+from dataengine.masks import Crop, MaskError
+from dataengine.sample import Object, Prompt
+
+MAX_CROP_PIXELS = 1 << 29  # of all objects of a picture; a byte each, and as much again where they lie together
+
+
+def crops_of(objects: Sequence[Object], height: int, width: int) -> list[Crop]:
+    """The masks of a picture's objects, decoded, in their order.
+
+    Args:
+        height, width: of the canvas, px.
+    Raises:
+        MaskError: a mask is malformed or empty, or `objects_too_large`: the boxes of all objects hold more than
+            MAX_CROP_PIXELS together, as thousands that each fill a large picture do.
+    """
+    crops = []
+    pixels = 0
+    for number, thing in enumerate(objects, start=1):
+        crops.append(masks.crop_from_rle(thing.rle, height, width))
+        pixels += crops[-1].mask.size
+        if pixels > MAX_CROP_PIXELS:
+            raise MaskError(
+                "objects_too_large",
+                f"the boxes of {number} of {len(objects)} objects hold {pixels:,} px; at most {MAX_CROP_PIXELS:,} can "
+                "be compared with prompts",
+            )
+    return crops
 
 
 class Objects:

@@ -40,10 +40,9 @@ def simulate(
         only: annotation ids of the objects to prompt; None for all. The others are still looked at.
     Raises:
         ValueError: no such profile or kind.
-        MaskError: a mask is malformed or empty.
+        MaskError: see `measure.crops_of`.
     """
-    from dataengine import masks
-    from dataengine.measure import Objects
+    from dataengine.measure import Objects, crops_of
     from prompts_sim.shape import shape_from_crop
 
     if profile not in VERSIONS:
@@ -53,7 +52,7 @@ def simulate(
         raise ValueError(f"no kind of prompt {min(unknown)!r}; there are {', '.join(PROMPT_KINDS)}")
     if not objects:
         return ()
-    crops = [masks.crop_from_rle(thing.rle, height, width) for thing in objects]
+    crops = crops_of(objects, height, width)
     together = Objects(crops)
     prompted = []
     for number, thing in enumerate(objects):
