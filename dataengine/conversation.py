@@ -259,6 +259,7 @@ def _placed(condition: Condition, seg: int, turn: int, start: int, end: int) -> 
         objects=condition.objects,
         exemplar=condition.exemplar,
         reference=condition.reference,
+        shots=condition.shots,
         explanation=condition.explanation,
         seg=seg,
         turn=turn,

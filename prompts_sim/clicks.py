@@ -14,8 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from dataengine import kernels
 from dataengine.errors import UserError
+from dataengine.kernels import crops
 from dataengine.keyed import Key, keyed
 from dataengine.masks import MaskError
 
@@ -364,7 +364,7 @@ def squared_depth(region: np.ndarray, border: bool = True) -> np.ndarray:
 
 def _depths(region: np.ndarray) -> np.ndarray:
     squares = np.empty(region.shape, dtype=np.float64)
-    kernels.squared_depth(np.ascontiguousarray(region), squares)
+    crops.squared_depth(np.ascontiguousarray(region), squares)
     return squares
 
 
@@ -394,7 +394,7 @@ def _side(sides: Sequence[np.ndarray], deepest: Sequence[tuple[float, int, int]]
 
 
 def _largest(region: np.ndarray) -> np.ndarray:
-    labels, stats = kernels.components(np.ascontiguousarray(region))
+    labels, stats = crops.components(np.ascontiguousarray(region))
     if len(stats) < 2:
         return region
     largest: np.ndarray = labels == 1 + int(np.argmax(stats[:, 0]))

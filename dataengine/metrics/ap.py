@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataengine import kernels, masks
+from dataengine import masks
 from dataengine.errors import ReasonError, UserError
+from dataengine.kernels import runlengths
 
 BACKENDS = ("hotcoco", "pycocotools")
 _CHUNK_BYTES = 1 << 20  # of masks that are measured at once
@@ -216,7 +217,7 @@ def _areas(
     for chunk in np.split(order, cuts) if order.size else []:
         height, width = kinds[kind_of[chunk[0]]].tolist()
         codes = b"".join([rles[row] for row in chunk.tolist()])
-        figures = kernels.measure_codes(np.frombuffer(codes, np.uint8), np.cumsum(lengths[chunk]), height, width)
+        figures = runlengths.measure_codes(np.frombuffer(codes, np.uint8), np.cumsum(lengths[chunk]), height, width)
         areas[chunk] = figures[:, 0]
     wrong = areas < 0
     if wrong.any():
