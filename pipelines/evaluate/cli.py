@@ -21,7 +21,7 @@ def evaluate_predictions(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for result.json and result.txt.")],
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="Only samples of this split.")] = None,
     convention: Annotated[
-        str, typer.Option("--convention", metavar="standard|xsam", help="How what is missing is counted.")
+        str, typer.Option("--convention", metavar="standard|xsam|both", help="How what is missing is counted.")
     ] = "standard",
     backend: Annotated[
         str, typer.Option("--backend", metavar="hotcoco|pycocotools", help="What computes average precision.")

@@ -26,6 +26,8 @@ FAULTS = {
     "bad_prompt": "no kind of prompt, or none although the sample is shown by several",
     "bad_score": "a score that is no finite number",
     "bad_mask": "a mask that cannot be read, or has another size than the picture",
+    "bad_file": "a PNG that is not there, cannot be read, or is no map of the picture's size",
+    "overlap": "masks that overlap where each pixel has one",
     "duplicate": "said twice",
     "not_asked": "a category or condition that the sample does not ask for; left out and counted",
 }
@@ -43,28 +45,37 @@ class Faults:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    last: tuple[str, str] = ("", "")  # the kind and words of the last one that is not tolerated
 
     def add(self, reason: str, message: str) -> None:
         self.counts[reason] += 1
+        if reason not in TOLERATED:
+            self.last = reason, message
         shown = self.examples.setdefault(reason, [])
         if len(shown) < EXAMPLES:
             shown.append(message)
 
+    @property
+    def wrong(self) -> int:
+        """How many predictions cannot be scored, those aside that are tolerated."""
+        return sum(number for reason, number in self.counts.items() if reason not in TOLERATED)
+
     def check(self, exclude: bool) -> None:
-        """Raise PredictionError where something is wrong that is not to be left out.
+        """Raise PredictionError, a report by kind, where something is wrong that is not to be left out.
 
         Args:
             exclude: leave out whatever is wrong.
         """
-        wrong = [reason for reason in FAULTS if self.counts[reason] and reason not in TOLERATED]
-        if not wrong or exclude:
+        if not self.wrong or exclude:
             return
-        lines = [f"  {self.counts[r]:,} {r} ({FAULTS[r]}), such as {self.examples[r][0]}" for r in wrong]
-        total = sum(self.counts[reason] for reason in wrong)
-        raise PredictionError(
-            f"{total:,} predictions cannot be scored; mend them, or leave them out by --exclude-faults:\n"
-            + "\n".join(lines)
-        )
+        lines = [f"{self.wrong:,} predictions cannot be scored; mend them, or leave them out by --exclude-faults:"]
+        for reason, meaning in FAULTS.items():
+            if self.counts[reason] and reason not in TOLERATED:
+                lines.append(f"  {self.counts[reason]:,} {reason}: {meaning}")
+                lines += [f"    {example}" for example in self.examples[reason]]
+                if self.counts[reason] > len(self.examples[reason]):
+                    lines.append("    …")
+        raise PredictionError("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
         return {reason: {"count": n, "examples": self.examples[reason]} for reason, n in sorted(self.counts.items())}
@@ -92,6 +103,12 @@ class Source:
         """Where the file lies: other files that it names are below it."""
         return Folder(self.uri).parent
 
+    @property
+    def pictures(self) -> Folder:
+        """Where PNG files lie: a folder of the file's name without its suffix, else the folder of the file."""
+        own = self.folder / PurePosixPath(self.name).stem
+        return own if own.kind() == "folder" else self.folder
+
     def records(self) -> Iterator[tuple[str, Any]]:
         """Each prediction with its place in words.
 
@@ -100,7 +117,7 @@ class Source:
         """
         place = Folder(self.uri)
         try:
-            if place.uri.endswith(".parquet"):
+            if self.name.endswith(".parquet"):
                 yield from self._from_parquet(place)
             else:
                 with place.open() as file:
@@ -125,7 +142,10 @@ class Source:
             if record.section == "benchmark":
                 self._state(record.value)
             elif record.section in ("predictions", "annotations") and lists.get(record.section):
-                yield f"{self.name}: {record.section}[{record.position}]", record.value
+                yield (
+                    f"{self.name}: {record.section}[{record.position}]",
+                    record.value if record.error is None else record.error,
+                )
         if not any(lists.get(section) for section in ("predictions", "annotations")):
             raise PredictionError(
                 f"{self.uri}: no list of predictions; JSON is a list, or an object with `benchmark` and `predictions`"
@@ -152,6 +172,8 @@ class Source:
     def _state(self, value: Any) -> None:
         if not isinstance(value, str):
             raise PredictionError(f"{self.uri}: `benchmark` must be the id of a benchmark, not {value!r:.80}")
+        if self.benchmark not in (None, value):
+            raise PredictionError(f"{self.uri}: names two benchmarks, {self.benchmark:.80} and {value:.80}")
         self.benchmark = value
 
 

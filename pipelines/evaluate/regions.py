@@ -1,27 +1,31 @@
 """`vgdseg`: each region shows a category by one of its objects; all objects of that category are wanted.
 
-AP is COCO's, for each kind of prompt and variant of the benchmark, over all its samples. Regions of absent categories
-must return nothing: of them the share is counted for which something is returned.
+AP is COCO's, for each kind of prompt and variant of the benchmark, over all its samples, and by stratum of difficulty.
+Regions of absent categories must return nothing: of them the share is counted for which something is returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dataengine import masks
 from dataengine.errors import ReasonError
-from dataengine.metrics.ap import Instances, average_precision
+from dataengine.metrics.ap import AveragePrecision, average_precision
 from dataengine.sample import PROMPT_KINDS, Sample
 from dataengine.store.files import Folder
 from pipelines.evaluate.benchmark import Benchmark
+from pipelines.evaluate.columns import Found, FoundRows, Truth, TruthRows
 from pipelines.evaluate.predictions import Faults, mask_of, number_of, score_of, text_of
 from pipelines.evaluate.scorers import Rules, checked_record
+from pipelines.evaluate.strata import RegionRows, Regions, each
 from pipelines.variants import NEGATIVES, SAME_IMAGE
 
-THRESHOLDS = (0.0, 0.3, 0.5, 0.7)  # of scores at which false positives are counted
+THRESHOLDS = (0.3, 0.5, 0.7)  # of scores at which false positives are counted
+ANY = "any"  # and at whatever score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,15 @@ class Asked:
     absent: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """All that scores are made of. regions: by kind of prompt."""
+
+    truth: Truth
+    found: Found
+    regions: Sequence[Regions]
+
+
 class Scorer:
     """See `Scorer` in `pipelines.evaluate.scorers`."""
 
@@ -44,12 +57,12 @@ class Scorer:
         self.predictions = 0
         self._rules = rules
         self._asked: dict[str, Asked] = {}
-        self._truth = _Truth()
+        self._truth, self._regions, self._found = TruthRows(), RegionRows(), FoundRows()
         for sample in benchmark.samples():
             asked = _asked(sample, len(self._asked))
             self._asked[sample.sample_id] = asked
-            self._truth.add(sample, asked)
-        self._found = _Found()
+            self._truth.add(sample, asked.number, asked.categories)
+            self._regions.add(sample, asked.number)
 
     def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
         try:
@@ -63,7 +76,8 @@ class Scorer:
         asked = self._asked.get(name)
         if asked is None:
             raise ReasonError("unknown_sample", f"{name!r:.200} is no sample of the benchmark")
-        kind = record.get("prompt", self._rules.prompt)
+        kind = record.get("prompt")
+        kind = self._rules.prompt if kind is None else kind
         if kind not in PROMPT_KINDS:
             raise ReasonError("bad_prompt", f"prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
         category = number_of(record, "category_id")
@@ -78,40 +92,30 @@ class Scorer:
         variants: dict[str, list[Asked]] = {}
         for asked in self._asked.values():
             variants.setdefault(asked.variant, []).append(asked)
-        found, truth = self._found.columns(), self._truth.columns()
+        columns = Columns(truth=self._truth.columns(), found=self._found.columns(), regions=self._regions.columns())
+        variant_of = np.array([list(variants).index(asked.variant) for asked in self._asked.values()], dtype=np.int64)
         scores: dict[str, Any] = {}
-        for variant, samples in variants.items():
-            for number, kind in enumerate(PROMPT_KINDS):
-                rows = np.flatnonzero((found.kind == number) & np.isin(found.image, [a.number for a in samples]))
-                if rows.size:
-                    scores.setdefault(variant, {})[kind] = self._scores(variant, kind, samples, truth, found.take(rows))
-        return {"scores": scores, "not_answered": _not_answered(variants, scores)}
+        missing: list[str] = []
+        backend = ""
+        for number, (variant, samples) in enumerate(variants.items()):
+            for kind, name in enumerate(PROMPT_KINDS):
+                rows = np.flatnonzero((columns.found.kind == kind) & (variant_of[columns.found.image] == number))
+                if rows.size or self._is_zero(name):
+                    part = _Part(self._rules, variant, kind, samples, columns, rows)
+                    scores.setdefault(variant, {})[name], backend = part.scores()
+                else:
+                    missing.append(f"{variant}/{name}")
+        return {
+            "backend": backend,
+            "samples": len(self._asked),
+            "samples_with_predictions": int(np.unique(columns.found.image).size),
+            "scores": scores,
+            "not_answered": missing,
+        }
 
-    def _scores(
-        self, variant: str, kind: str, samples: Sequence[Asked], truth: _TruthColumns, found: _FoundColumns
-    ) -> dict[str, Any]:
-        """The scores of one variant by one kind of prompt."""
-        sizes = {asked.number: (asked.height, asked.width) for asked in samples}
-        published = self._rules.convention == "xsam"
-        if published:  # only pictures with predictions count, and only objects that have such a prompt
-            sizes = {number: sizes[number] for number in np.unique(found.image).tolist()}
-        kept = np.isin(truth.image, list(sizes))
-        if published:
-            kept &= truth.prompted[:, PROMPT_KINDS.index(kind)] & ~truth.crowd
-        rows = np.flatnonzero(kept)
-        categories = sorted({category for asked in samples for category in asked.categories})
-        real = truth.take(rows)
-        made = average_precision(
-            Instances(image=real.image, category=real.category, rles=real.rles, area=real.area, crowd=real.crowd),
-            Instances(image=found.image, category=found.category, rles=found.rles, score=found.score),
-            sizes,
-            categories=categories,
-            backend=self._rules.backend,
-        )
-        scores = made.to_json()
-        if variant == NEGATIVES:
-            scores["false_positives"] = _false_positives(samples, found)
-        return scores
+    def _is_zero(self, kind: str) -> bool:
+        """Whether a kind without predictions scores 0: where there are none at all, all that were to be scored do."""
+        return not self.predictions and self._rules.prompt in (None, kind)
 
 
 def _asked(sample: Sample, number: int) -> Asked:
@@ -125,125 +129,86 @@ def _asked(sample: Sample, number: int) -> Asked:
     )
 
 
-def _not_answered(variants: Iterable[str], scores: Mapping[str, Any]) -> list[str]:
-    """Variants and kinds of prompt for which there is no prediction at all, and so no score."""
-    return [f"{v}/{kind}" for v in variants for kind in PROMPT_KINDS if kind not in scores.get(v, {})]
+class _Part:
+    """One variant by one kind of prompt. found: rows of its predictions."""
 
+    def __init__(
+        self, rules: Rules, variant: str, kind: int, samples: Sequence[Asked], columns: Columns, found: np.ndarray
+    ) -> None:
+        self._rules, self._variant, self._kind = rules, variant, kind
+        self._samples, self._columns, self._found = samples, columns, found
+        self._sizes = {asked.number: (asked.height, asked.width) for asked in samples}
+        truth, answered = columns.truth, np.unique(columns.found.image[found]).tolist()
+        self._answered = len(answered)
+        if rules.convention == "xsam":  # only pictures with predictions, and objects that have such a prompt
+            self._sizes = {number: self._sizes[number] for number in answered}
+        kept = np.isin(truth.image, list(self._sizes))
+        if rules.convention == "xsam":
+            kept &= truth.prompted[:, kind] & ~truth.crowd
+        self._truth = np.flatnonzero(kept)
 
-def _false_positives(samples: Sequence[Asked], found: _FoundColumns) -> dict[str, Any]:
-    """Share of the absent regions for which a mask of at least that score is returned."""
-    absent = {(asked.number, category) for asked in samples for category in asked.absent}
-    best: dict[tuple[int, int], float] = {}
-    for image, category, score in zip(found.image.tolist(), found.category.tolist(), found.score.tolist(), strict=True):
-        if (image, category) in absent:
-            best[image, category] = max(score, best.get((image, category), -np.inf))
-    rates = {f"{t:g}": sum(score >= t for score in best.values()) / len(absent) if absent else None for t in THRESHOLDS}
-    return {"regions": len(absent), "rate": rates}
+    def scores(self) -> tuple[dict[str, Any], str]:
+        """Scores as JSON values, and the backend that made them."""
+        everything = {category for asked in self._samples for category in asked.categories}
+        made = self._precision(self._truth, self._found, self._sizes, sorted(everything))
+        scores = made.to_json()
+        backend = scores.pop("backend")
+        scores["samples"] = len(self._sizes)
+        scores["samples_with_predictions"] = self._answered
+        scores["predictions"] = int(self._found.size)
+        if self._variant == NEGATIVES:
+            scores["false_positives"] = self._false_positives()
+        if self._rules.convention == "standard":
+            scores["strata"] = self._strata()
+        return scores, backend
 
-
-# --- columns ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TruthColumns:
-    """All objects, once a sample. prompted: (n, 4) bool, whether there is a prompt of each kind."""
-
-    image: np.ndarray
-    category: np.ndarray
-    rles: list[bytes]
-    area: np.ndarray
-    crowd: np.ndarray
-    prompted: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _TruthColumns:
-        return _TruthColumns(
-            image=self.image[rows],
-            category=self.category[rows],
-            rles=[self.rles[row] for row in rows.tolist()],
-            area=self.area[rows],
-            crowd=self.crowd[rows],
-            prompted=self.prompted[rows],
+    def _precision(
+        self, truth: np.ndarray, found: np.ndarray, sizes: Mapping[int, tuple[int, int]], categories: Sequence[int]
+    ) -> AveragePrecision:
+        return average_precision(
+            self._columns.truth.instances(truth),
+            self._columns.found.instances(found),
+            sizes,
+            categories=categories,
+            backend=self._rules.backend,
         )
 
+    def _strata(self) -> dict[str, dict[str, Any]]:
+        """Scores of the regions of each stratum alone: their objects, and the predictions for them."""
+        truth, found, regions = self._columns.truth, self._columns.found, self._columns.regions[self._kind]
+        of_truth = regions.of(truth.image[self._truth], truth.category[self._truth])
+        of_found = regions.of(found.image[self._found], found.category[self._found])
+        own = np.isin(regions.image, list(self._sizes))
+        scores: dict[str, dict[str, Any]] = {}
+        for column, name, index, label in each():
+            inside = own & (regions.strata[:, column] == index)
+            images = np.unique(regions.image[inside]).tolist()
+            made = self._precision(
+                self._truth[of_truth[:, column] == index],
+                self._found[of_found[:, column] == index],
+                {number: self._sizes[number] for number in images},
+                np.unique(regions.category[inside]).tolist(),
+            )
+            scores.setdefault(name, {})[label] = {
+                "ap": made.ap,
+                "ap50": made.ap50,
+                "ar100": made.ar100,
+                "regions": int(inside.sum()),
+                "samples": len(images),
+            }
+        return scores
 
-class _Truth:
-    """Objects on their way into columns."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[int, int, float, bool]] = []
-        self._rles: list[bytes] = []
-        self._prompted: list[list[bool]] = []
-
-    def add(self, sample: Sample, asked: Asked) -> None:
-        """The objects of a sample that it asks for; a variant may ask for fewer categories than there are."""
-        for thing in sample.objects:
-            if thing.category_id not in asked.categories:
-                continue
-            self._rows.append((asked.number, thing.category_id, float(thing.area), thing.crowd))
-            self._rles.append(thing.rle)
-            there = {prompt.kind for prompt in thing.prompts if prompt.status != "none"}
-            self._prompted.append([not thing.prompts or kind in there for kind in PROMPT_KINDS])
-
-    def columns(self) -> _TruthColumns:
-        image, category, area, crowd = (
-            (np.array(c) for c in zip(*self._rows, strict=True)) if self._rows else [np.zeros(0)] * 4
-        )
-        return _TruthColumns(
-            image=image.astype(np.int64),
-            category=category.astype(np.int64),
-            rles=self._rles,
-            area=area.astype(np.float64),
-            crowd=crowd.astype(bool),
-            prompted=np.array(self._prompted, dtype=bool).reshape(-1, len(PROMPT_KINDS)),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FoundColumns:
-    """Predictions. kind: index into PROMPT_KINDS."""
-
-    image: np.ndarray
-    category: np.ndarray
-    kind: np.ndarray
-    score: np.ndarray
-    rles: list[bytes]
-
-    def take(self, rows: np.ndarray) -> _FoundColumns:
-        return _FoundColumns(
-            image=self.image[rows],
-            category=self.category[rows],
-            kind=self.kind[rows],
-            score=self.score[rows],
-            rles=[self.rles[row] for row in rows.tolist()],
-        )
-
-
-class _Found:
-    """Predictions on their way into columns."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[int, int, int]] = []
-        self._scores: list[float] = []
-        self._rles: list[bytes] = []
-        self._seen: set[int] = set()
-
-    def add(self, number: int, category: int, kind: int, score: float, rle: bytes) -> bool:
-        """Whether it is new."""
-        key = hash((number, category, kind, score, rle))
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        self._rows.append((number, category, kind))
-        self._scores.append(score)
-        self._rles.append(rle)
-        return True
-
-    def columns(self) -> _FoundColumns:
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 3)
-        return _FoundColumns(
-            image=rows[:, 0],
-            category=rows[:, 1],
-            kind=rows[:, 2],
-            score=np.array(self._scores, dtype=np.float64),
-            rles=self._rles,
-        )
+    def _false_positives(self) -> dict[str, Any]:
+        """Share of the absent regions for which a mask of at least that score is returned; empty masks are none."""
+        found = self._columns.found
+        absent = {(asked.number, c) for asked in self._samples if asked.number in self._sizes for c in asked.absent}
+        best: dict[tuple[int, int], float] = {}
+        for row in self._found.tolist():
+            region = int(found.image[row]), int(found.category[row])
+            if region in absent and masks.area(found.rles[row], *self._sizes[region[0]]):
+                best[region] = max(float(found.score[row]), best.get(region, -np.inf))
+        rates = {ANY: len(best), **{f"{t:g}": sum(s >= t for s in best.values()) for t in THRESHOLDS}}
+        return {
+            "regions": len(absent),
+            "rate": {name: number / len(absent) if absent else None for name, number in rates.items()},
+        }

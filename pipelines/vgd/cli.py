@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -125,3 +126,26 @@ def verify(
             f"{directory}: {found.samples:,} samples are as locked; {found.rebuilt:,} of them, of {found.pictures:,} "
             "pictures, were built again and are the same"
         )
+
+
+@vgd.command()
+def baseline(
+    directory: Dataset,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .json, .jsonl or .parquet file.")],
+    predict: Annotated[
+        str,
+        typer.Option("--predict", metavar="truth|prompts|noisy", help="What is predicted; see docs/evaluate.md."),
+    ] = "prompts",
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Seed of the noise.")] = 0,
+) -> None:
+    """Write predictions that need no model: the ground truth, the prompts themselves, or noisy ground truth."""
+    from pipelines.evaluate.benchmark import open_benchmark
+    from pipelines.evaluate.writing import write
+    from pipelines.vgd import baseline as baselines
+
+    if predict not in baselines.PREDICTORS:
+        raise typer.BadParameter(f"--predict is {', '.join(baselines.PREDICTORS)}")
+    with errors():
+        benchmark = open_benchmark(directory, "vgdseg")
+        number = write(baselines.predictions(benchmark.samples(), predict, seed), out, benchmark.id)
+        typer.echo(f"{out}: {number:,} predictions for {benchmark.name} ({benchmark.id})")
