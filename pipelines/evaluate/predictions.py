@@ -199,9 +199,11 @@ def number_of(record: Mapping[str, Any], key: str) -> int:
 def score_of(record: Mapping[str, Any]) -> float:
     """The score of a prediction. Raises ReasonError `bad_score`."""
     value = record.get("score")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if not isinstance(value, float) or not math.isfinite(value):
         raise ReasonError("bad_score", f"score must be a finite number, not {value!r:.80}")
-    return float(value)
+    return value
 
 
 def mask_of(record: Mapping[str, Any], height: int, width: int) -> bytes:
