@@ -14,7 +14,16 @@ from pipelines.evaluate.predictions import Faults
 
 CONVENTIONS = ("standard", "xsam")
 # task → the module of `pipelines.evaluate` that scores it
-MODULES = {"vgdseg": "regions"}
+MODULES = {
+    "vgdseg": "regions",
+    "refseg": "referring",
+    "reaseg": "referring",
+    "intseg": "referring",
+    "grefseg": "generalized",
+    "genseg": "generic",
+    "ovseg": "generic",
+    "gcgseg": "grounded",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
