@@ -51,7 +51,7 @@ def labels(folder: Folder | None, name: Any, height: int, width: int) -> tuple[n
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if bits not in UNLABELLED or image.mode not in ("L", "P", "I;16", "I;16B", "I"):
                 raise ReasonError("bad_file", f"{name}: mode {image.mode} of {bits} bits; 8 or 16-bit grey is needed")
-            return np.asarray(image).astype(np.int64), UNLABELLED[bits]
+            return np.asarray(image), UNLABELLED[bits]
     except ReasonError:
         raise
     except Exception as error:  # Pillow raises what it pleases on damaged files
@@ -89,7 +89,7 @@ def _read(folder: Folder | None, name: Any, height: int, width: int) -> bytes:
 def painted(
     rles: Iterable[tuple[bytes, int]], background: int, height: int, width: int, *, disjoint: bool = False
 ) -> np.ndarray:
-    """(height, width) int64 map of masks, each with its value; later ones cover earlier ones.
+    """(height, width) int32 map of masks, each with its value; later ones cover earlier ones.
 
     Args:
         background: the value of all other pixels.
@@ -97,7 +97,7 @@ def painted(
     Raises:
         ReasonError: `overlap`.
     """
-    canvas = np.full((height, width), background, dtype=np.int64)
+    canvas = np.full((height, width), background, dtype=np.int32)
     for rle, value in rles:
         if not masks.area(rle, height, width):
             continue

@@ -97,7 +97,7 @@ def _from_masks(asked: Asked, listed: Sequence[Mapping[str, Any]]) -> tuple[np.n
         panoptic.Segment(id=number, category=number_of(one, "category_id"))
         for number, one in enumerate(listed, start=1)
     ]
-    return maps.painted(rles, panoptic.VOID, asked.height, asked.width, disjoint=True), segments
+    return maps.painted(rles, panoptic.VOID, asked.height, asked.width, disjoint=True).view(np.uint32), segments
 
 
 def _truth(asked: Asked) -> tuple[np.ndarray, list[panoptic.Segment]]:
@@ -112,4 +112,4 @@ def _truth(asked: Asked) -> tuple[np.ndarray, list[panoptic.Segment]]:
         for number, segment in enumerate(asked.truth, start=1)
         if areas[number]
     ]
-    return painted, segments
+    return painted.view(np.uint32), segments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from pipelines.evaluate.generic import Asked
 from pipelines.evaluate.predictions import Faults, mask_of, number_of
 from pipelines.evaluate.samples import empty
 from pipelines.evaluate.scorers import Rules
-
-NONE = -1  # the category of pixels without one
 
 
 class Semantic:
@@ -49,17 +47,21 @@ class Semantic:
 
     def _add_map(self, asked: Asked, place: str, record: Mapping[str, Any], folder: Folder | None) -> None:
         """Count a PNG of category ids."""
-        found, unlabelled = maps.labels(folder, record["file_name"], asked.height, asked.width)
-        values = np.unique(found).tolist()
+        labels, unlabelled = maps.labels(folder, record["file_name"], asked.height, asked.width)
+        values = np.flatnonzero(np.bincount(labels.ravel())).tolist()
         strange = [value for value in values if value not in self._known and value != unlabelled]
         if strange:
             raise ReasonError("bad_file", f"{asked.name}: {strange[0]} is no category; {unlabelled} stands for none")
+        classes = self._classes()
+        table = np.full(values[-1] + 1, len(classes), dtype=np.int32)
+        for value in values:
+            if value in asked.categories:
+                table[value] = classes[value]
+            elif value in self._known:
+                self._faults.add("not_asked", f"{place}: {asked.name} does not ask for category {value}")
         if self._counted is None:
             self._counted = self._empty()
-        self._counted.add(self._truth(asked), self._classes(found, asked.categories))
-        for value in values:
-            if value in self._known and value not in asked.categories:
-                self._faults.add("not_asked", f"{place}: {asked.name} does not ask for category {value}")
+        self._counted.add(self._truth(asked), table[labels])
 
     def _add_mask(self, asked: Asked, record: Mapping[str, Any]) -> None:
         """Keep the mask of one category."""
@@ -82,32 +84,29 @@ class Semantic:
         confusion = self._empty()
         if self._counted is not None:
             confusion.merge(self._counted)
-        published = self._rules.convention == "xsam"
+        published, classes = self._rules.convention == "xsam", self._classes()
         for number, asked in self._asked.items():
             if self._from_maps.get(number) or (published and number not in self._from_maps):
                 continue
-            rles = [(rle, category) for category, rle in self._masks.get(number, {}).items()]
-            found = maps.painted(rles, NONE, asked.height, asked.width)
-            confusion.add(self._truth(asked), self._classes(found, asked.categories))
+            rles = [(rle, classes[category]) for category, rle in self._masks.get(number, {}).items()]
+            confusion.add(self._truth(asked), maps.painted(rles, len(classes), asked.height, asked.width))
         made = confusion.result().to_json()
-        order = sorted(self._known)
-        per_category = {str(order[int(label)]): scores for label, scores in made.pop("per_class").items()}
+        names = list(classes)
+        per_category = {str(names[int(label)]): scores for label, scores in made.pop("per_class").items()}
         counted = len(self._from_maps) if published else len(self._asked)
         return {**made, "per_category": per_category, "num_samples": counted, "num_answered": len(self._from_maps)}
 
     def _empty(self) -> Confusion:
         return Confusion(len(self._known), ignore=len(self._known))
 
+    def _classes(self) -> dict[int, int]:
+        """From category id to class."""
+        return {category: label for label, category in enumerate(sorted(self._known))}
+
     def _truth(self, asked: Asked) -> np.ndarray:
         """(H, W) classes; pixels that are ignored, or of no object, are of none."""
-        rles = [(thing.rle, thing.category) for thing in asked.truth]
+        classes = self._classes()
+        rles = [(thing.rle, classes[thing.category]) for thing in asked.truth]
         if asked.ignore is not None:
-            rles.append((asked.ignore, NONE))
-        return self._classes(maps.painted(rles, NONE, asked.height, asked.width), asked.categories)
-
-    def _classes(self, found: np.ndarray, categories: Collection[int]) -> np.ndarray:
-        """(H, W) classes of a map of category ids; pixels of other categories are of none."""
-        order = np.array(sorted(self._known), dtype=np.int64)
-        place = np.searchsorted(order, found).clip(max=len(order) - 1)
-        right = (order[place] == found) & np.isin(order, list(categories))[place]
-        return np.where(right, place, len(order))
+            rles.append((asked.ignore, len(classes)))
+        return maps.painted(rles, len(classes), asked.height, asked.width)
