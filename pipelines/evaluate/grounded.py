@@ -67,9 +67,10 @@ class Scorer:
 
     def _add(self, record: Mapping[str, Any]) -> None:
         asked = self._samples.find(record)
+        found = _caption(record, asked.height, asked.width)
         if asked.number in self._found:
             raise ReasonError("duplicate", f"{asked.name}: a second caption")
-        self._found[asked.number] = _caption(record, asked.height, asked.width)
+        self._found[asked.number] = found
 
     def result(self) -> dict[str, Any]:
         """Over all samples; with X-SAM's convention over those for which a mask was found."""
