@@ -50,7 +50,8 @@ class Scorer:
         scores = {ALL: self._scores(groups)}
         if len(groups) > 1:
             scores |= {group: self._scores([group]) for group in groups}
-        return {"scores": scores}
+        answered = len({number for number, _ in self._found})
+        return {"samples": len(self._asked), "samples_with_predictions": answered, "scores": scores}
 
     def _scores(self, groups: list[str]) -> dict[str, Any]:
         """A condition without a prediction is one for which nothing was found; X-SAM's convention leaves it out."""

@@ -70,6 +70,7 @@ class Scorer:
         self.predictions = 0
         self._samples: Samples[Asked] = Samples()
         self._parts: dict[tuple[str, str], Part] = {}
+        self._answered: set[int] = set()
         things = things_of(benchmark)
         for number, sample in enumerate(benchmark.samples()):
             asked = _asked(sample, number)
@@ -84,6 +85,7 @@ class Scorer:
             checked = checked_record(record)
             asked = self._samples.find(checked, _variant(checked))
             self._parts[asked.variant, asked.source].add(asked, place, checked, folder)
+            self._answered.add(asked.number)
             self.predictions += 1
         except ReasonError as error:
             self.faults.add(error.reason, f"{place}: {error}")
@@ -92,7 +94,15 @@ class Scorer:
         scores: dict[str, Any] = {}
         for (variant, source), part in sorted(self._parts.items()):
             scores.setdefault(variant, {})[source] = part.result()
-        return {"scores": scores}
+        backends = {
+            made.pop("backend") for of_variant in scores.values() for made in of_variant.values() if "backend" in made
+        }
+        return {
+            **({"backend": backends.pop()} if backends else {}),
+            "samples": len(self._samples),
+            "samples_with_predictions": len(self._answered),
+            "scores": scores,
+        }
 
 
 def things_of(benchmark: Benchmark) -> dict[str, dict[int, bool]]:

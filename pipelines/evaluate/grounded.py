@@ -79,10 +79,13 @@ class Scorer:
         scores: dict[str, Any] = {
             **self._texts(counted),
             **self._masks(counted),
-            "num_samples": len(counted),
-            "num_answered": len(self._found),
         }
-        return {"scores": {"all": scores}}
+        return {
+            "backend": scores.pop("backend"),
+            "samples": len(self._asked),
+            "samples_with_predictions": len(self._found),
+            "scores": {"all": scores},
+        }
 
     def _rles(self, asked: Asked) -> tuple[bytes, ...]:
         found = self._found.get(asked.number)
@@ -130,7 +133,9 @@ class Scorer:
             "miou": made.miou,
             "recall": made.recall,
             "similarity": made.similarity,
-            "num_objects": made.objects,
+            "objects": made.objects,
+            "samples": made.images,
+            "samples_with_predictions": sum(asked.number in self._found for asked in counted),
             "backend": precision.backend,
         }
 

@@ -56,7 +56,7 @@ class Instances:
             categories=sorted({category for asked in self._asked.values() for category in asked.categories}),
             backend=self._rules.backend,
         )
-        return {**scores.to_json(), "num_samples": len(counted), "num_answered": len(answered)}
+        return {**scores.to_json(), "samples": len(counted), "samples_with_predictions": len(answered)}
 
 
 def columns(rows: Iterable[Row]) -> ap.Instances:

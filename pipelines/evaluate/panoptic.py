@@ -68,7 +68,7 @@ class Panoptic:
         made = scores.result().to_json()
         counted = made.pop("num_images")
         del made["num_missing"]
-        return {**made, "num_samples": counted, "num_answered": len(self._tallies)}
+        return {**made, "samples": counted, "samples_with_predictions": len(self._tallies)}
 
 
 def _listed(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

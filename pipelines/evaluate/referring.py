@@ -94,13 +94,17 @@ class Scorer:
         return kind
 
     def result(self) -> dict[str, Any]:
+        counts = {
+            "samples": len(self._asked),
+            "samples_with_predictions": len({number for number, _, _ in self._seen}),
+        }
         if not self._by_prompt:
-            return {"scores": self._scores(None)}
+            return {**counts, "scores": self._scores(None)}
         answered = {kind for _, _, kind in self._seen}
         if not answered:  # nothing was answered: by whatever was asked for, which scores 0
             answered = set(PROMPT_KINDS) if self._rules.prompt is None else {self._rules.prompt}
         scores = {kind: self._scores(kind) for kind in PROMPT_KINDS if kind in answered}
-        return {"scores": scores, "not_answered": [kind for kind in PROMPT_KINDS if kind not in answered]}
+        return {**counts, "scores": scores, "not_answered": [kind for kind in PROMPT_KINDS if kind not in answered]}
 
     def _scores(self, kind: str | None) -> dict[str, Any]:
         """Over all samples, and by source and split where there are several."""
@@ -174,7 +178,7 @@ def score_json(score: OverlapScore, answered: int) -> dict[str, Any]:
     values = asdict(score)
     number = values.pop("n")
     precision = {f"{t:g}": share for t, share in values.pop("precision").items()}
-    return {**values, "precision": precision, "num_conditions": number, "num_answered": answered}
+    return {**values, "precision": precision, "conditions": number, "conditions_with_predictions": answered}
 
 
 def _prompted(sample: Sample, condition: Condition) -> frozenset[str]:

@@ -94,7 +94,12 @@ class Semantic:
         names = list(classes)
         per_category = {str(names[int(label)]): scores for label, scores in made.pop("per_class").items()}
         counted = len(self._from_maps) if published else len(self._asked)
-        return {**made, "per_category": per_category, "num_samples": counted, "num_answered": len(self._from_maps)}
+        return {
+            **made,
+            "per_category": per_category,
+            "samples": counted,
+            "samples_with_predictions": len(self._from_maps),
+        }
 
     def _empty(self) -> Confusion:
         return Confusion(len(self._known), ignore=len(self._known))

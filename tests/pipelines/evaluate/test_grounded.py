@@ -49,12 +49,12 @@ def test_masks_score_as_worked_out_by_hand(grounded):
     assert scores["recall"] == pytest.approx(1 / 4)
     # 2 of 4 objects at precision 1: recalls 0 to 0.5 are 51 of 101 points
     assert scores["ap50"] == pytest.approx(51 / 101)
-    assert (scores["num_samples"], scores["num_answered"], scores["num_objects"]) == (2, 1, 4)
+    assert (scores["samples"], scores["samples_with_predictions"], scores["objects"]) == (2, 1, 4)
     assert scores["similarity"] == "token_f1"
     published = grounded.score([record], convention="xsam")["scores"]["all"]
     assert published["miou"] == pytest.approx(0.9)
     assert published["ap50"] == pytest.approx(67 / 101)  # of the three objects of the one picture with masks
-    assert (published["num_samples"], published["recall"]) == (1, pytest.approx(1 / 3))
+    assert (published["samples"], published["recall"]) == (1, pytest.approx(1 / 3))
 
 
 def test_captions_are_compared_without_markers(grounded):

@@ -141,7 +141,7 @@ def test_the_command_writes_scores_in_percent(dataset, tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "scores")])
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "scores" / "result.json").read_text())
-    assert result["scores"]["all"]["num_conditions"] == len(records) == result["predictions"]
+    assert result["scores"]["all"]["conditions"] == len(records) == result["predictions"]
     assert "100.0" in (tmp_path / "scores" / "result.txt").read_text()
 
 
@@ -160,7 +160,7 @@ def test_a_published_panoptic_prediction_is_perfect_on_its_own_ground_truth(fixt
     (tmp_path / "found.json").write_text(json.dumps(document))
     scores = evaluate(str(tmp_path / "out"), "genseg", str(tmp_path / "found.json"))["scores"]
     assert scores["panoptic"]["coco"]["all"]["pq"] == 1
-    assert scores["panoptic"]["coco"]["num_answered"] == len(document["annotations"])
+    assert scores["panoptic"]["coco"]["samples_with_predictions"] == len(document["annotations"])
 
     (tmp_path / "labels").mkdir()
     for annotation in document["annotations"]:

@@ -34,16 +34,16 @@ def test_scores_are_those_worked_out_by_hand(two):
     assert scores["ciou"] == pytest.approx(200 / 350)
     assert scores["giou"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
     assert scores["precision"] == pytest.approx({"0.5": 2 / 3, "0.6": 1 / 3, "0.7": 1 / 3, "0.8": 1 / 3, "0.9": 1 / 3})
-    assert (scores["num_conditions"], scores["num_answered"]) == (3, 3)
+    assert (scores["conditions"], scores["conditions_with_predictions"]) == (3, 3)
 
 
 def test_what_is_missing_stays_in_the_denominator_but_for_xsam(two):
     records = [answer(two, two.first, 0, 0, 10, 10)]
     scores = two.score(records)["scores"]["all"]
     assert (scores["giou"], scores["ciou"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert (scores["num_conditions"], scores["num_answered"]) == (3, 1)
+    assert (scores["conditions"], scores["conditions_with_predictions"]) == (3, 1)
     published = two.score(records, convention="xsam")["scores"]["all"]
-    assert (published["giou"], published["ciou"], published["num_conditions"]) == (1.0, 1.0, 1)
+    assert (published["giou"], published["ciou"], published["conditions"]) == (1.0, 1.0, 1)
 
 
 def test_no_predictions_score_nothing(two):
@@ -64,7 +64,10 @@ def test_sources_are_scored_together_and_each(two):
     two.add("refseg", two.samples[0].objects, [(0,)], source="other", sample_id="other/1")
     scores = two.score([answer(two, "other/1", 0, 0, 10, 10)])["scores"]
     assert {name: scores[name]["giou"] for name in scores} == {"all": 0.25, "other/val": 1.0, "src/val": 0.0}
-    assert (scores["other/val"]["num_answered"], scores["src/val"]["num_answered"]) == (1, 0)
+    assert (scores["other/val"]["conditions_with_predictions"], scores["src/val"]["conditions_with_predictions"]) == (
+        1,
+        0,
+    )
 
 
 def test_ignored_pixels_leave_prediction_and_truth(bench):
@@ -76,7 +79,7 @@ def test_ignored_pixels_leave_prediction_and_truth(bench):
 
 def test_a_picture_number_stands_for_its_only_sample(two):
     square = two.rle(two.box(0, 0, 10, 10))
-    assert two.score([{"image_id": 0, "segmentation": square}])["scores"]["all"]["num_answered"] == 1
+    assert two.score([{"image_id": 0, "segmentation": square}])["scores"]["all"]["conditions_with_predictions"] == 1
     two.add("refseg", two.samples[0].objects, [(0,)], image_key="coco/000000000000", sample_id="src/again")
     with pytest.raises(PredictionError, match="2 samples show the picture 0; sample_id must say which"):
         two.score([{"image_id": 0, "segmentation": square}])
@@ -116,7 +119,7 @@ def test_a_second_mask_is_a_duplicate(two):
 def test_a_condition_that_is_not_there_is_counted(two):
     result = two.score([answer(two, two.second, 0, 0, 5, 5, condition=2)])
     assert result["excluded"]["not_asked"]["count"] == 1
-    assert result["scores"]["all"]["num_answered"] == 0
+    assert result["scores"]["all"]["conditions_with_predictions"] == 0
     with pytest.raises(PredictionError, match="condition must be a whole number, not None"):
         two.score([answer(two, two.second, 0, 0, 5, 5)])  # of two conditions
 
@@ -156,8 +159,8 @@ def test_kinds_of_prompt_are_scored_apart(clicked):
 
 def test_what_cannot_be_shown_leaves_only_with_xsams_convention(clicked):
     records = [answer(clicked, clicked.name, 0, 0, 1, 1, condition=1, prompt="scribble")]
-    assert clicked.score(records)["scores"]["scribble"]["all"]["num_conditions"] == 2
-    assert clicked.score(records, convention="xsam")["scores"]["scribble"]["all"]["num_conditions"] == 0
+    assert clicked.score(records)["scores"]["scribble"]["all"]["conditions"] == 2
+    assert clicked.score(records, convention="xsam")["scores"]["scribble"]["all"]["conditions"] == 0
 
 
 @pytest.mark.parametrize("prompt", [None, "circle", ["point"], 3], ids=str)
@@ -200,7 +203,7 @@ def test_masks_of_an_expression_are_united(general):
     assert scores["ciou"] == pytest.approx(150 / (200 + 0 + 10))
     assert (scores["n_acc"], scores["t_acc"]) == (0.5, 1.0)
     published = general.score(records, convention="xsam")["scores"]["all"]
-    assert (published["giou"], published["num_conditions"]) == (0.75, 1)
+    assert (published["giou"], published["conditions"]) == (0.75, 1)
 
 
 def test_a_missing_answer_means_no_target(general):
