@@ -7,7 +7,7 @@ docs/evaluate.md.
 
 from __future__ import annotations
 
-import sys
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -199,13 +199,9 @@ def number_of(record: Mapping[str, Any], key: str) -> int:
 def score_of(record: Mapping[str, Any]) -> float:
     """The score of a prediction. Raises ReasonError `bad_score`."""
     value = record.get("score")
-<<<<<<< HEAD
     if type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if not isinstance(value, float) or not math.isfinite(value):
-=======
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
->>>>>>> cd0168a (Test every task's scores on the published layouts, and that odd predictions never stop an evaluation)
         raise ReasonError("bad_score", f"score must be a finite number, not {value!r:.80}")
     return value
 
