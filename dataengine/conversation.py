@@ -151,6 +151,21 @@ _VISUAL = Wording(
     answers=_SEG_ANSWERS,
 )
 
+_VISUAL_ELSEWHERE = Wording(  # some of the examples are in other pictures, and what they show need not be in this one
+    questions=(
+        "Each of these regions shows a kind of object: {spans}. Segment every object of those kinds in this image.",
+        "For the marked regions {spans}, find all objects of their categories in this image, if there are any.",
+        "Segment everything in this image that is of the same type as {spans}.",
+        "Use these regions as examples: {spans}. Which objects of their categories are in this picture?",
+        "Here are visual prompts: {spans}. Return the masks of all their instances in this image; there may be none.",
+        "Look at {spans} and segment all instances of what they show, as far as this image has any.",
+        "What in this image is like {spans}? Mask all of it.",
+        "Find and segment each object of this image whose category is shown by one of {spans}.",
+        "Given the examples {spans}, mark every instance of their classes in this image.",
+    ),
+    answers=_SEG_ANSWERS,
+)
+
 _INTERACTIVE = Wording(
     questions=(
         "Segment the objects marked by these regions: {spans}.",
@@ -195,7 +210,7 @@ def render(sample: Sample, rng: np.random.Generator) -> Sample:
         return sample
     if not sample.conditions:
         raise ValueError(f"{sample.sample_id}: a {sample.task} conversation needs a condition")
-    wording = WORDINGS[sample.task]
+    wording = _VISUAL_ELSEWHERE if sample.references else WORDINGS[sample.task]
     opening = f"{tokens.IMAGE}\n" if sample.image is not None else ""
     turns: list[Turn] = []
     conditions: list[Condition] = []

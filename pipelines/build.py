@@ -216,8 +216,7 @@ def _job(
     pools = {}
     if recipe.variants is not None and recipe.variants.any:
         for split in splits:
-            pool = split.index.with_suffix(".pool.parquet")
-            variants.write_pool(split.spec.builder, context_of(split, seed), split.index, pool)
+            pool = variants.write_pool(split.spec.builder, context_of(split, seed), split.index, split.report.bad)
             pools[split.key] = _where_workers_find(folder, pool)
     return Job(
         out=folder.uri,

@@ -6,7 +6,7 @@ stand the lock and a table of its regions, by whose difficulty scores are broken
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,22 +91,34 @@ def build(recipe: Recipe, out: str, settings: building.Settings, progress: Progr
     """Build a benchmark, its table of regions and its lock. Raises what `pipelines.build.run` raises."""
     building.run(recipe, out, settings, progress)
     dataset = open_dataset(out)
-    made = locks.make(dataset)
+    tally = locks.Tally()
     with dataset.folder.staging(REGIONS) as staged:
-        write_regions(dataset, staged)
+        write_regions(_counted(dataset, tally), staged)
         dataset.folder.publish(staged, REGIONS)
+    made = locks.make(dataset.manifest, tally)
     locks.write(dataset.folder, made)  # last: what has a lock is whole
     return made
+
+
+def _counted(dataset: Dataset, tally: locks.Tally) -> Iterator[Sample]:
+    for sample in dataset.samples():
+        tally.add(sample)
+        yield sample
 
 
 def summary(out: str, lock: Lock) -> str:
     """What a benchmark holds, in a few lines."""
     counts = lock.counts
-    lines = [f"{out}: {lock.name}, {sum(counts['samples'].values()):,} samples, {counts['objects']:,} objects"]
+    objects = counts["objects"]
+    lines = [f"{out}: {lock.name}, {objects.get('targets', 0):,} objects, {objects.get('crowds', 0):,} crowds"]
     for variant, number in counts["samples"].items():
-        lines.append(f"  {variant}: {number:,} samples, {counts['regions'][variant]:,} regions")
-    fallbacks = {kind: n for kind, n in counts["prompts"].items() if not kind.endswith("/ok")}
-    lines.append(f"  prompts: {lock.profile}" + "".join(f", {n:,} {kind}" for kind, n in fallbacks.items()))
+        absent = counts["negatives"][variant]
+        lines.append(
+            f"  {variant}: {number:,} samples, {counts['regions'][variant]:,} regions"
+            + (f", {absent:,} of them of absent categories" if absent else "")
+        )
+    odd = {kind: n for kind, n in counts["prompts"].items() if not kind.endswith("/ok")}
+    lines.append(f"  prompts: {lock.profile}" + "".join(f", {n:,} {kind}" for kind, n in odd.items()))
     lines.append(f"  lock {lock.id}")
     return "\n".join(lines)
 
@@ -114,14 +126,14 @@ def summary(out: str, lock: Lock) -> str:
 # --- the table of regions --------------------------------------------------------------------------------------------
 
 
-def write_regions(dataset: Dataset, target: Any) -> None:
+def write_regions(samples: Iterable[Sample], target: Any) -> None:
     """Write one row for each region of each sample and kind of prompt: what it shows, and how hard that is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(target, _schema(), compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
-        for sample in dataset.samples():
+        for sample in samples:
             rows += regions_of(sample)
             if len(rows) > 50_000:
                 writer.write_table(pa.Table.from_pylist(rows, schema=_schema()))

@@ -16,8 +16,8 @@ import numpy as np
 
 from dataengine.errors import UserError
 from dataengine.sample import Condition, Object, Prompt, Reference, Sample
-from dataengine.store.dataset import Dataset
 from dataengine.store.files import Folder
+from pipelines.variants import SAME_IMAGE
 
 FILE = "benchmark.lock.json"
 FORMAT = 1
@@ -33,7 +33,8 @@ class Lock:
 
     profile: of its prompts. generator: versions of all that decides what is asked. sources: sha256 of each source file,
     by role, and the categories' hash, by source and split. variants, limit: as it was built. counts: samples, regions
-    and prompts. samples: hash of what each sample asks, by its id.
+    and regions of absent categories by variant; objects and their prompts by kind and status. samples: hash of what
+    each sample asks, by its id.
     """
 
     name: str
@@ -58,16 +59,33 @@ class Lock:
         return json.dumps({"lock": self.id, **self._content()}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def make(dataset: Dataset) -> Lock:
-    """The lock of a benchmark that was just built, from what stands in it."""
-    manifest = dataset.manifest
-    samples: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    regions: Counter[str] = Counter()
-    for sample in dataset.samples():
-        samples[sample.sample_id] = digest(sample)
-        counts[str(sample.variant)] += 1
-        regions[str(sample.variant)] += len(sample.conditions)
+class Tally:
+    """What a lock says of the samples of a benchmark, put together one by one."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+        self._counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("samples", "regions", "negatives", "objects", "prompts")
+        }
+
+    def add(self, sample: Sample) -> None:
+        variant = str(sample.variant)
+        self.digests[sample.sample_id] = digest(sample)
+        self._counts["samples"][variant] += 1
+        self._counts["regions"][variant] += len(sample.conditions)
+        self._counts["negatives"][variant] += sum(not condition.objects for condition in sample.conditions)
+        if variant == SAME_IMAGE:  # the others have the same objects
+            self._counts["objects"]["targets"] += sum(not thing.crowd for thing in sample.objects)
+            self._counts["objects"]["crowds"] += sum(thing.crowd for thing in sample.objects)
+            self._counts["prompts"].update(f"{p.kind}/{p.status}" for thing in sample.objects for p in thing.prompts)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Numbers by variant; of objects and their prompts, those of the pictures."""
+        return {name: dict(sorted(found.items())) for name, found in self._counts.items()}
+
+
+def make(manifest: Mapping[str, Any], tally: Tally) -> Lock:
+    """The lock of a benchmark that was just built. manifest: of its dataset. tally: of all its samples."""
     generator = {
         key: value for key, value in manifest["generator"].items() if key not in ("dataengine", "conversation")
     }
@@ -83,13 +101,8 @@ def make(dataset: Dataset) -> Lock:
             key: {**source["inputs"], "categories": _sha256(source["categories"])}
             for key, source in manifest["sources"].items()
         },
-        counts={
-            "samples": dict(sorted(counts.items())),
-            "regions": dict(sorted(regions.items())),
-            "objects": manifest["counts"]["objects"],
-            "prompts": manifest["counts"]["prompts"],
-        },
-        samples=samples,
+        counts=tally.counts(),
+        samples=tally.digests,
     )
 
 
@@ -111,7 +124,10 @@ def read(folder: Folder) -> Lock:
         stated = data.pop("lock")
         made = data.pop("format")
     except FileNotFoundError:
-        raise LockError(f"{folder.uri}: no {FILE}; is it a benchmark of `dataengine vgd build`?") from None
+        raise LockError(
+            f"{folder.uri}: no {FILE}; a folder becomes a benchmark by `dataengine vgd build`, and one whose build was "
+            "stopped by the same command with --resume"
+        ) from None
     except (ValueError, KeyError, AttributeError):
         raise LockError(f"{folder.uri}: {FILE} is damaged: it is no lock") from None
     if made != FORMAT:

@@ -67,6 +67,32 @@ def test_every_wording_gives_a_valid_sample(task):
             assert all(turn.supervised == (turn.role == "assistant") for turn in sample.turns)
 
 
+def test_regions_of_other_pictures_have_a_wording_of_their_own():
+    """It does not count the examples among what is to be found, and leaves room for finding nothing."""
+    from dataengine.sample import Reference
+
+    wording = conversation._VISUAL_ELSEWHERE
+    assert len(wording.questions) == len(set(wording.questions)) == len(WORDINGS["vgdseg"].questions)
+    other = Reference(
+        image=Image(bytes=b"x", path="b.jpg"),
+        image_key="s/2",
+        annotation_id="2",
+        category_id=1,
+        height=4,
+        width=4,
+        rle=RLE,
+        prompts=(POINT,),
+    )
+    shown = Condition(kind="region", text="dog", objects=(0,), reference=0)
+    given = replace(facts("vgdseg"), conditions=(REGIONS[0], shown), references=(other,))
+    for question, text in enumerate(wording.questions):
+        sample = render(given, Fixed(question, 0))
+        check(sample)
+        spans = ", ".join([tokens.REGION_SPAN] * 2)
+        assert sample.turns[0].text == "<image>\n" + text.replace("{spans}", spans)
+        assert re.search("this (image|picture)", text)
+
+
 def test_spans_stand_where_the_format_says():
     for task in ("refseg", "grefseg", "reaseg"):
         sample = render(facts(task), keyed(0, task))
