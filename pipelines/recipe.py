@@ -310,6 +310,15 @@ def load(name: str) -> Recipe:
     return recipe
 
 
+def parse(values: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe of these values. name: of what it is for, for messages. Raises RecipeError."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        where, problem = _first_of(error)
+        raise RecipeError(f"{name}: {where}: {problem}") from None
+
+
 def _first_of(error: ValidationError) -> tuple[str, str]:
     """Where the first thing that is wrong with a recipe stands (`sources.coco.task`), and what it is."""
     first = error.errors()[0]

@@ -14,7 +14,7 @@ from dataengine.sample import Object, Prompt, Reference, Sample
 from dataengine.store.dataset import Dataset, open_dataset
 from pipelines import build as building
 from pipelines.progress import Progress, silent
-from pipelines.recipe import PromptSpec, Recipe, SourceSpec, VariantSpec
+from pipelines.recipe import Recipe, parse
 from pipelines.vgd import lock as locks
 from pipelines.vgd.lock import Lock
 
@@ -45,22 +45,28 @@ class Settings:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """The recipe of a benchmark on a COCO tree."""
-    name = settings.name or f"coco-vgd-{settings.profile}"
-    source = SourceSpec(
-        builder="coco",
-        task="vgdseg",
-        root=settings.root,
-        splits=(settings.split,),
-        options={"images": settings.images},
-    )
-    return Recipe(
-        name=name,
-        description="One region for each category in a picture; the same ground truth for all kinds of prompts.",
-        seed=settings.seed,
-        sources={"coco": source},
-        prompts=PromptSpec(profile=settings.profile, fallback=True),  # type: ignore[arg-type]
-        variants=VariantSpec(cross_image=settings.cross_image, negatives=settings.negatives, shots=settings.shots),
+    """The recipe of a benchmark on a COCO tree. Raises RecipeError where a setting is out of bounds."""
+    source = {
+        "builder": "coco",
+        "task": "vgdseg",
+        "root": settings.root,
+        "splits": [settings.split],
+        "options": {"images": settings.images},
+    }
+    return parse(
+        {
+            "name": settings.name if settings.name is not None else f"coco-vgd-{settings.profile}",
+            "description": "One region for each category in a picture; the same ground truth for all kinds of prompts.",
+            "seed": settings.seed,
+            "sources": {"coco": source},
+            "prompts": {"profile": settings.profile, "fallback": True},
+            "variants": {
+                "cross_image": settings.cross_image,
+                "negatives": settings.negatives,
+                "shots": settings.shots,
+            },
+        },
+        "benchmark",
     )
 
 
@@ -70,20 +76,23 @@ def xsam_recipe(root: str, file: str, seed: int, images: str = "reference") -> R
     Args:
         root: of the COCO tree with its pictures. file: `coco_vgdseg_val.json` or `img_vgdseg_coco_val.json`.
     """
-    source = SourceSpec(
-        builder="coco_vgd",
-        task="vgdseg",
-        root=root,
-        files={"annotations": file},
-        splits=("val",),
-        options={"images": images},
-    )
-    return Recipe(
-        name="coco-vgd-xsam-2025",
-        description="COCO-VGD as X-SAM released it, with frozen exemplars.",
-        seed=seed,
-        sources={"coco": source},
-        variants=VariantSpec(),
+    source = {
+        "builder": "coco_vgd",
+        "task": "vgdseg",
+        "root": root,
+        "files": {"annotations": file},
+        "splits": ["val"],
+        "options": {"images": images},
+    }
+    return parse(
+        {
+            "name": "coco-vgd-xsam-2025",
+            "description": "COCO-VGD as X-SAM released it, with frozen exemplars.",
+            "seed": seed,
+            "sources": {"coco": source},
+            "variants": {},
+        },
+        "benchmark",
     )
 
 

@@ -62,6 +62,7 @@ def build_benchmark(
         images=images,
     )
     with errors():
+        _check_folder(coco)
         _build(benchmark.recipe_of(settings), out, workers, resume, limit)
 
 
@@ -80,12 +81,21 @@ def import_xsam(
     from pipelines.vgd import benchmark
 
     with errors():
+        _check_folder(coco)
         _build(benchmark.xsam_recipe(coco, file, seed, images), out, workers, resume, None)
 
 
 def _check_pictures(images: str) -> None:
     if images not in ("reference", "embed"):
         raise typer.BadParameter("--images is reference or embed")
+
+
+def _check_folder(root: str) -> None:
+    from dataengine.errors import UserError
+    from dataengine.store.files import Folder
+
+    if Folder(root).kind() != "folder":
+        raise UserError(f"--coco {root}: there is no such folder")
 
 
 def _build(recipe: object, out: str, workers: int, resume: bool, limit: int | None) -> None:
