@@ -33,6 +33,7 @@ def evaluate_predictions(
     exclude_faults: Annotated[
         bool, typer.Option("--exclude-faults", help="Leave out, and count, predictions that cannot be scored.")
     ] = False,
+    strata: Annotated[bool, typer.Option(help="Break scores of regions down by difficulty.")] = True,
     workers: Workers = 1,
 ) -> None:
     """Score a model's predictions."""
@@ -41,7 +42,7 @@ def evaluate_predictions(
     from pipelines.evaluate.scorers import Rules
 
     with errors():
-        rules = Rules(convention=convention, backend=backend, prompt=prompt, workers=workers)
+        rules = Rules(convention=convention, backend=backend, prompt=prompt, workers=workers, strata=strata)
         result = evaluate(
             benchmark,
             NAMES.get(task, task),

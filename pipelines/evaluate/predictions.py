@@ -126,24 +126,25 @@ class Source:
             raise PredictionError(f"{self.uri}: cannot be read: {error.strerror or error}") from None
 
     def _from_json(self, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+        name = self.name  # which takes its time, asked for each record
         first = file.read(1)
         while first.isspace():
             first = file.read(1)
         file.seek(0)
-        if first != b"{" or self.name.endswith((".jsonl", ".ndjson")):
-            for record in iter_rows(file, self.name):
+        if first != b"{" or name.endswith((".jsonl", ".ndjson")):
+            for record in iter_rows(file, name):
                 if isinstance(record.value, dict) and "sample_id" not in record.value and "benchmark" in record.value:
                     self._state(record.value["benchmark"])  # the first of JSON lines may say it
                     continue
-                yield f"{self.name}: [{record.position}]", record.value if record.error is None else record.error
+                yield f"{name}: [{record.position}]", record.value if record.error is None else record.error
             return
         lists: dict[str, bool] = {}
-        for record in iter_records(file, self.name, lists):
+        for record in iter_records(file, name, lists):
             if record.section == "benchmark":
                 self._state(record.value)
             elif record.section in ("predictions", "annotations") and lists.get(record.section):
                 yield (
-                    f"{self.name}: {record.section}[{record.position}]",
+                    f"{name}: {record.section}[{record.position}]",
                     record.value if record.error is None else record.error,
                 )
         if not any(lists.get(section) for section in ("predictions", "annotations")):
@@ -161,10 +162,10 @@ class Source:
                 stated = (opened.schema_arrow.metadata or {}).get(b"benchmark")
                 if stated is not None:
                     self._state(stated.decode("utf-8", "replace"))
-                number = 0
+                number, name = 0, self.name
                 for batch in opened.iter_batches(batch_size=4096, use_threads=False):
                     for row in batch.to_pylist():
-                        yield f"{self.name}: row {number}", {k: v for k, v in row.items() if v is not None}
+                        yield f"{name}: row {number}", {k: v for k, v in row.items() if v is not None}
                         number += 1
         except pa.ArrowException as error:
             raise PredictionError(f"{self.uri}: cannot be read: {error}") from None

@@ -158,7 +158,7 @@ class _Part:
         scores["predictions"] = int(self._found.size)
         if self._variant == NEGATIVES:
             scores["false_positives"] = self._false_positives()
-        if self._rules.convention == "standard":
+        if self._rules.strata and self._rules.convention == "standard":
             scores["strata"] = self._strata()
         return scores, backend
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from dataengine.errors import UserError
+from dataengine.errors import ReasonError, UserError
 from dataengine.store.files import Folder
 from pipelines.evaluate.benchmark import Benchmark
 from pipelines.evaluate.predictions import Faults
@@ -31,13 +31,15 @@ class Rules:
     """How predictions are scored.
 
     convention: `standard`, or `xsam` for the conventions of X-SAM's evaluators. backend: of average precision. prompt:
-    the kind that all predictions answer that do not say it. workers: processes, where a metric can use several.
+    the kind that all predictions answer that do not say it. workers: processes, where a metric can use several. strata:
+    whether scores of regions are broken down by difficulty, which takes four times as long as the scores themselves.
     """
 
     convention: str = "standard"
     backend: str = "hotcoco"
     prompt: str | None = None
     workers: int = 1
+    strata: bool = True
 
 
 class Scorer(Protocol):
@@ -76,8 +78,6 @@ def scorer_of(benchmark: Benchmark, rules: Rules) -> Scorer:
 
 def checked_record(record: Any) -> Mapping[str, Any]:
     """A prediction that is an object. Raises ReasonError `bad_record`."""
-    from dataengine.errors import ReasonError
-
     if not isinstance(record, dict):
         raise ReasonError("bad_record", f"a prediction is an object, not {record!r:.80}")
     return record

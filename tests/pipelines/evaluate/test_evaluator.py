@@ -321,7 +321,7 @@ def test_the_command_writes_and_prints_the_result(call, bench, expected, noisy, 
     assert json.loads((out / "result.json").read_text()) == expected
     assert (out / "result.txt").read_text() == done.stdout
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("same_image/box"))
-    assert row[1] == f"{100 * expected['scores']['same_image']['mask']['ap']:.2f}"
+    assert row[1] == f"{100 * expected['scores']['same_image']['box']['ap']:.2f}"
 
 
 def test_faults_end_the_command_with_one_report(call, bench, noisy, opened, tmp_path):
