@@ -54,6 +54,18 @@ def runs_from_code(code: np.ndarray, pixels: int, runs: np.ndarray) -> int:
 
 
 @compiled
+def is_code(code: np.ndarray, pixels: int) -> bool:
+    """Whether compressed counts are a mask of a canvas of that many pixels.
+
+    Args:
+        code: (n,) uint8.
+    """
+    runs = np.empty(code.size, dtype=np.int64)
+    number = runs_from_code(code, pixels, runs)
+    return number > 0 and runs[:number].sum() == pixels
+
+
+@compiled
 def code_from_runs(runs: np.ndarray) -> np.ndarray:
     """Compress run lengths (pycocotools, maskApi.c, rleToString): (n,) int64 to (m,) uint8."""
     code = np.empty(runs.size * 7, dtype=np.uint8)

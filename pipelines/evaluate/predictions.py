@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from dataengine import masks
 from dataengine.errors import ReasonError, UserError
+from dataengine.kernels import runlengths
 from dataengine.jsonstream import iter_records, iter_rows
 from dataengine.store.files import Folder
 
@@ -227,7 +230,8 @@ def mask_of(record: Mapping[str, Any], height: int, width: int) -> bytes:
         rle = counts.encode("ascii") if isinstance(counts, str) else counts
         if not isinstance(rle, bytes):
             raise ReasonError("bad_mask", f"counts must be a text or a list, not {counts!r:.80}")
-        masks.counts_from_rle(rle, height, width)
+        if not runlengths.is_code(np.frombuffer(rle, np.uint8), height * width):
+            masks.counts_from_rle(rle, height, width)  # says what is wrong
     except masks.MaskError as error:
         raise ReasonError("bad_mask", str(error)) from None
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dataengine import kernels
+from dataengine import kernels, masks
 from dataengine.kernels import crops, marks, philox, runlengths
 
 rasters = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -99,3 +99,13 @@ def test_no_loop_calls_one_of_another_file():
     for file in folder.glob("*.py"):
         imported = re.findall(r"dataengine\.kernels\S* import .*", file.read_text())
         assert set(imported) <= {"dataengine.kernels.compiled import compiled"}, file.name
+
+
+@given(st.one_of(st.binary(max_size=6), st.lists(st.sampled_from(b"0123456789@P`"), max_size=6).map(bytes)))
+def test_a_code_is_a_mask_where_it_can_be_decoded(code):
+    try:
+        masks.counts_from_rle(code, 4, 4)
+        right = True
+    except masks.MaskError:
+        right = False
+    assert runlengths.is_code(np.frombuffer(code, np.uint8), 16) == right
