@@ -18,8 +18,8 @@ import numpy as np
 
 from dataengine import masks
 from dataengine.errors import ReasonError, UserError
-from dataengine.kernels import runlengths
 from dataengine.jsonstream import iter_records, iter_rows
+from dataengine.kernels import runlengths
 from dataengine.store.files import Folder
 
 # What can be wrong with a prediction. All but the last stop an evaluation, unless faults are to be excluded.
