@@ -7,7 +7,7 @@ docs/evaluate.md.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -203,11 +203,9 @@ def number_of(record: Mapping[str, Any], key: str) -> int:
 def score_of(record: Mapping[str, Any]) -> float:
     """The score of a prediction. Raises ReasonError `bad_score`."""
     value = record.get("score")
-    if type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    if not isinstance(value, float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ReasonError("bad_score", f"score must be a finite number, not {value!r:.80}")
-    return value
+    return float(value)
 
 
 def mask_of(record: Mapping[str, Any], height: int, width: int) -> bytes:

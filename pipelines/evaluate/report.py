@@ -16,6 +16,20 @@ TITLES = {
     "ap_medium": "APm",
     "ap_large": "APl",
     "ar100": "AR100",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "miou": "mIoU",
+    "fwiou": "fwIoU",
+    "macc": "mAcc",
+    "pacc": "pAcc",
+    "ciou": "cIoU",
+    "giou": "gIoU",
+    "precision": "Pr",
+    "n_acc": "N-acc",
+    "t_acc": "T-acc",
+    "meteor": "METEOR",
+    "cider": "CIDEr",
 }
 # what the file has and the table has no room for
 LEFT_OUT = frozenset({"per_category", "strata", "ar1", "ar10", "ar_small", "ar_medium", "ar_large"})

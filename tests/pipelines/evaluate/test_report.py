@@ -64,8 +64,8 @@ def test_other_tasks_have_tables_too():
         "semantic": {"src": {"miou": 0.75, "precision": {"0.5": 1.0}}},
     }
     assert report.text(result(scores)).split("\n\n")[1:3] == [
-        "                        pq\npanoptic/src/all     50.00\npanoptic/src/things  25.00",
-        "               miou  precision 0.5\nsemantic/src  75.00         100.00",
+        "                        PQ\npanoptic/src/all     50.00\npanoptic/src/things  25.00",
+        "               mIoU  Pr 0.5\nsemantic/src  75.00  100.00",
     ]
 
 
