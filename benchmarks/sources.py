@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -236,21 +236,24 @@ def index(source: Source, folder: Path) -> Indexed:
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def rows(images: int = 250, scale: float = 1.0, seconds: float = SECONDS) -> Iterator[tuple[str, str, str]]:
+def rows(
+    images: int = 250, scale: float = 1.0, seconds: float = SECONDS, only: Sequence[str] = ()
+) -> Iterator[tuple[str, str, str]]:
     """What was measured, the figure, the target.
 
     Args:
         images: of the world that is read. scale: of the published sizes that are indexed. seconds: see `rate`.
+        only: titles of sources, the others are left out; all where there is none.
     """
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "published"
         write_published(tree, images)
-        for source in SOURCES:
+        for source in (s for s in SOURCES if not only or s.title in only):
             found = rate(source, tree, seconds)
             what = f"read {source.title} by reference, {found.objects:.1f} objects a sample, CPU time of one core"
             whole = f"{found.whole:,.0f} samples/s ({found.read:,.0f} without rendering and checks)"
             yield what, whole, TARGET
-    for source, write in LARGE:
+    for source, write in ((s, write) for s, write in LARGE if not only or s.title in only):
         with tempfile.TemporaryDirectory() as folder:
             what = write(Path(folder), scale)
             made = index(source, Path(folder))
@@ -263,8 +266,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=250, help="of the world that is read")
     parser.add_argument("--scale", type=float, default=1.0, help="of the published sizes that are indexed")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of CPU time for each rate")
+    titles = [source.title for source in (*SOURCES, *(source for source, _ in LARGE))]
+    parser.add_argument("--only", action="append", default=[], choices=titles, help="source; may be given repeatedly")
     arguments = parser.parse_args()
-    for row in rows(arguments.images, arguments.scale, arguments.seconds):
+    for row in rows(arguments.images, arguments.scale, arguments.seconds, arguments.only):
         print(" | ".join(row), flush=True)
 
 

@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from builders import coco, coco_categories, places
-from builders.brought import prompt_from_bitmap, with_prompts
+from builders.brought import Brought, prompts_from_bitmaps, with_prompts
 from builders.categories import region_samples
 from builders.coco_index import MAX_BAD, Index, read_tables
 from builders.pictures import coco_names, numbered_key, read_picture, safe_file_name, sample_of
@@ -25,7 +26,6 @@ from dataengine import masks
 from dataengine.builder import Context, IndexReport, Outcome, Part, SourceError
 from dataengine.errors import ReasonError
 from dataengine.jsonstream import Record, decode, iter_rows
-from dataengine.measure import Drawn
 from dataengine.records import MAX_PAYLOAD, Account, Bad
 from dataengine.sample import PROMPT_KINDS, License, Object, Sample
 from dataengine.store.files import Folder
@@ -42,7 +42,7 @@ class Layout:
 
     name: of the builder. files: places below the root, with `{split}`. annotations: key of a record's annotations.
     prompts: the bitmaps of an annotation by kind, None where there is none; raises RecordError. is_traced: see
-    `prompt_from_bitmap`.
+    `prompts_from_bitmaps`.
     """
 
     name: str
@@ -292,7 +292,8 @@ def _objects(
         raise RecordError("bad_field", f"{layout.annotations} must be a list")
     categories = {c.id for c in context.categories}
     found: dict[int, Object] = {}
-    brought: dict[str, list[Drawn]] = {}
+    bitmaps: list[tuple[int, str, Any]] = []
+    refused: list[tuple[int, Bad]] = []  # with the place of the annotation
     segmentations = [entry.get("segmentation") if isinstance(entry, dict) else None for entry in entries]
     drawn = masks.measured_from_polygon_lists(segmentations, base.height, base.width)
     for number, (entry, mask) in enumerate(zip(entries, drawn, strict=True)):
@@ -300,19 +301,34 @@ def _objects(
             name = _annotation_id(entry, row)
             if name in found:
                 raise RecordError("duplicate_annotation", f"id {name} is given twice in one image")
-            bitmaps = layout.prompts(entry)
+            by_kind = layout.prompts(entry)
             thing = coco.object_of(entry, base.height, base.width, categories, mask)
         except ReasonError as error:
             record = f"{layout.annotations}[{number}] (image {row.key})"
-            made.bad.append(bad("annotations", context.extra["file"], record, row, error, json.dumps(entry)))
+            payload = json.dumps(entry)
+            refused.append((number, bad("annotations", context.extra["file"], record, row, error, payload)))
             made.account.filter("prompts", "annotation_quarantined", _num_prompts(layout, entry))
             continue
         found[name] = thing
         if thing.crowd:
             made.account.filter("prompts", "crowd", _num_prompts(layout, entry))
         else:
-            record = f"annotation {name} (image {row.key})"
-            brought[thing.annotation_id] = _brought(layout, context, row, bitmaps, base, record, made)
+            bitmaps += [(number, kind, by_kind[kind]) for kind in PROMPT_KINDS if by_kind[kind] is not None]
+    brought: dict[str, list[Brought]] = {}
+    read = prompts_from_bitmaps(
+        [(kind, bitmap) for _, kind, bitmap in bitmaps], base.height, base.width, is_traced=layout.is_traced
+    )
+    for (number, kind, bitmap), one in zip(bitmaps, read, strict=True):
+        name = entries[number]["id"]
+        if isinstance(one, ReasonError):
+            record = f"{kind} of annotation {name} (image {row.key})"
+            payload = json.dumps({kind: bitmap})
+            refused.append((number, bad("prompts", context.extra["file"], record, row, one, payload)))
+            continue
+        if not one.borders.size:
+            made.account.filter("prompts", "empty")
+        brought.setdefault(str(name), []).append(one)
+    made.bad += [one for _, one in sorted(refused, key=itemgetter(0))]
     objects = [found[name] for name in sorted(found)]
     return with_prompts(objects, brought, base.height, base.width)
 
@@ -323,23 +339,3 @@ def _annotation_id(entry: Any, row: Row) -> int:
     if str(entry.get("image_id", row.key)) != row.key:
         raise RecordError("unknown_image", f"it is of image {entry['image_id']!r:.80}")
     return int(entry["id"])
-
-
-def _brought(
-    layout: Layout, context: Context, row: Row, bitmaps: Mapping[str, Any], base: Sample, record: str, made: Outcome
-) -> list[Drawn]:
-    """The prompts of an annotation; empty ones, and those that cannot be used, are noted."""
-    drawn = []
-    for kind in PROMPT_KINDS:
-        if bitmaps[kind] is None:
-            continue
-        try:
-            one = prompt_from_bitmap(kind, bitmaps[kind], base.height, base.width, is_traced=layout.is_traced)
-        except ReasonError as error:
-            payload = json.dumps({kind: bitmaps[kind]})
-            made.bad.append(bad("prompts", context.extra["file"], f"{kind} of {record}", row, error, payload))
-            continue
-        if one.bitmap is None:
-            made.account.filter("prompts", "empty")
-        drawn.append(one)
-    return drawn

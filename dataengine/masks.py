@@ -47,6 +47,19 @@ class Crop:
     y0: int
 
 
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Many masks of one canvas, by the places, column by column, at which their pixels begin and end in turn.
+
+    places: (2 n,) int64, those of a mask ascending, the masks one after the other. stops: (k,) int64, where each of
+    them ends. figures: (k, 5) int64, area and box x0, y0, x1, y1, half open, px; the area of what is no mask is -1.
+    """
+
+    places: np.ndarray
+    stops: np.ndarray
+    figures: np.ndarray
+
+
 @cache
 def _backend() -> Any:
     """The module that has encode, decode, merge, iou, with pycocotools' signatures."""
@@ -153,6 +166,19 @@ def crop_from_rle(rle: bytes, height: int, width: int) -> Crop:
     if size <= 0:
         raise MaskError("empty_mask", "the mask has no pixel")
     return Crop(mask, x0, y0)
+
+
+def borders_from_rles(rles: Sequence[bytes], height: int, width: int) -> Borders:
+    """Decode many masks of one canvas; `counts_from_rle` says what is wrong with one that is none."""
+    _check_size(height, width)
+    ends = np.array([len(rle) for rle in rles], dtype=np.int64).cumsum()
+    return Borders(*runlengths.borders_of_codes(np.frombuffer(b"".join(rles), dtype=np.uint8), ends, height, width))
+
+
+def rle_from_borders(places: np.ndarray, height: int, width: int) -> bytes:
+    """Encode one mask. places: of its borders, see `Borders`."""
+    code: bytes = runlengths.code_of_borders(places, height * width).tobytes()
+    return code
 
 
 # --- raster ------------------------------------------------------------------------------------------------------
@@ -297,7 +323,7 @@ def measured_from_segmentation(segmentation: Any, height: int, width: int) -> Me
     """
     _check_size(height, width)
     if isinstance(segmentation, dict):
-        runs = counts_from_rle(_code_of(segmentation, height, width), height, width)
+        runs = counts_from_rle(code_from_segmentation(segmentation, height, width), height, width)
         rle, measured = _rle_from_runs(runs), _measured(runs, height)
     else:
         rle, measured = _measured_from_polygons(segmentation, height, width)
@@ -344,17 +370,12 @@ def _is_plain(segmentation: Any) -> bool:
     )
 
 
-def crop_from_segmentation(segmentation: dict[str, Any], height: int, width: int) -> Crop:
-    """A COCO `segmentation` value that is an RLE, compressed or not, decoded and cut to its bounding box.
+def code_from_segmentation(segmentation: dict[str, Any], height: int, width: int) -> bytes:
+    """Compressed counts of a COCO `segmentation` value that is an RLE with `size` and `counts`.
 
     Raises:
-        MaskError: with the reason; `empty_mask` where no pixel is set.
+        MaskError: `rle_size`, `rle_invalid`; of compressed counts only that they are ASCII is checked.
     """
-    return crop_from_rle(_code_of(segmentation, height, width), height, width)
-
-
-def _code_of(segmentation: dict[str, Any], height: int, width: int) -> bytes:
-    """Compressed counts of an RLE with `size` and `counts`; only uncompressed ones are checked."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list) or size != [height, width]:
         raise MaskError("rle_size", f"RLE size {size!r:.80} is not the image's [{height}, {width}]")

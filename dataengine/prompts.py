@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from dataengine import masks
 from dataengine.kernels import marks
-from dataengine.masks import Crop, MaskError
-from dataengine.sample import Prompt
+from dataengine.masks import Borders, Crop, MaskError
+from dataengine.sample import PROMPT_KINDS, Prompt
 
 SMALL = 32  # px; a radius that any picture may have, those of a few pixels too
 MAX_PARTS = 1 << 16  # discs or boxes; a bitmap that takes more is no click, stroke or box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """What a bitmap is drawn with.
+
+    points: x, y, …, px, of discs' middles and of rectangles' corners. radius: px, of the discs. borders: of the bitmap
+    as it is drawn. is_possible: False where it takes more than MAX_PARTS discs or rectangles; the rest is void then.
+    """
+
+    points: tuple[float, ...]
+    radius: float
+    borders: np.ndarray
+    is_possible: bool
 
 
 def render(prompt: Prompt, height: int, width: int) -> Crop | None:
@@ -70,6 +86,54 @@ def discs_crop(pixels: np.ndarray, radius: float, height: int, width: int) -> Cr
     """
     bitmap, x0, y0 = marks.discs(pixels, _halves(radius), height, width)
     return Crop(bitmap, x0, y0)
+
+
+def geometry(
+    bitmaps: Borders,
+    kinds: Sequence[str],
+    radii: Mapping[str, float],
+    height: int,
+    width: int,
+    *,
+    is_traced: bool,
+) -> list[Geometry]:
+    """What bitmaps of prompts are drawn with, all those of a picture at once.
+
+    Boxes are `boxes_from_crop`. Points and scribbles are `discs_from_crop`, of points only those that are needed; what
+    is no union of such discs is kept as its pixels, with radius 0. A mask has no points.
+
+    Args:
+        kinds: of each bitmap. radii: px, of points and scribbles, whole. height, width: of the canvas, px.
+        is_traced: whether the pixels of points and scribbles are middles of discs, which are yet to be drawn.
+    """
+    if not kinds:
+        return []
+    points, ends, are_discs, drawn, stops = marks.geometry(
+        bitmaps.places,
+        bitmaps.stops,
+        bitmaps.figures,
+        np.array([PROMPT_KINDS.index(kind) for kind in kinds]),
+        _halves(radii["point"]),
+        _halves(radii["scribble"]),
+        is_traced,
+        height,
+        width,
+        MAX_PARTS,
+    )
+    numbers = points.ravel().tolist()
+    found = []
+    start = begin = 0
+    for kind, end, is_disc, stop in zip(kinds, ends.tolist(), are_discs.tolist(), stops.tolist(), strict=True):
+        found.append(
+            Geometry(
+                points=tuple(numbers[2 * start : 2 * end]),
+                radius=radii.get(kind, 0.0) if is_disc else 0.0,
+                borders=drawn[begin:stop],
+                is_possible=end - start <= (2 * MAX_PARTS if kind == "box" else MAX_PARTS),
+            )
+        )
+        start, begin = end, stop
+    return found
 
 
 def boxes_from_crop(crop: Crop) -> np.ndarray:

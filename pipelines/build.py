@@ -421,9 +421,10 @@ def _prepare(bitmaps: bool) -> None:
         for profile in VERSIONS:
             simulate(things, 12, 12, profile=profile, seed=0, image_key="")
         if bitmaps:
-            crop = masks.crop_from_rle(rles[0], 12, 12)
-            prompts.boxes_from_crop(crop)
-            prompts.needed_discs(prompts.discs_from_crop(crop, 0.0, 12, 12), 0.0, 12, 12)
+            borders = masks.borders_from_rles(rles, 12, 12)
+            prompts.geometry(borders, ("point", "box"), {"point": 1.0, "scribble": 1.0}, 12, 12, is_traced=False)
+            runlengths.shares(borders.places, borders.stops, np.arange(2), borders.places, borders.stops)
+            masks.rle_from_borders(borders.places[: borders.stops[0]], 12, 12)
         runlengths.measure_codes(np.frombuffer(rles[0], dtype=np.uint8), np.array([len(rles[0])]), 12, 12)
     except Exception as error:
         place = compiled.cache_folder()

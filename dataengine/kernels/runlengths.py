@@ -214,6 +214,112 @@ def runs_of_crop(mask: np.ndarray, x0: int, y0: int, height: int, width: int) ->
     return runs[:length].copy()
 
 
+# --- borders -----------------------------------------------------------------------------------------------------
+
+
+@compiled
+def borders_of_codes(
+    codes: np.ndarray, ends: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode many masks of one canvas to the places, column by column, at which their pixels begin and end in turn.
+
+    Args:
+        codes, ends: see `measure_codes`.
+    Returns:
+        borders: (2 n,) int64, ascending and different within a mask, the masks one after the other. stops: (k,) int64,
+        where each of them ends. figures: (k, 5) int64, see `measure_codes`; what is no mask has no borders.
+    """
+    figures = np.zeros((ends.size, 5), dtype=np.int64)
+    stops = np.empty(ends.size, dtype=np.int64)
+    borders = np.empty(codes.size, dtype=np.int64)  # a run has a byte at least
+    runs = np.empty(codes.size, dtype=np.int64)
+    start = size = 0
+    for index in range(ends.size):
+        number = runs_from_code(codes[start : ends[index]], height * width, runs)
+        start = ends[index]
+        stops[index] = size
+        if number <= 0 or runs[:number].sum() != height * width:
+            figures[index, 0] = -1
+            continue
+        figures[index] = measure_runs(runs[:number], height)
+        first, place = size, 0
+        for k in range(number):
+            if k % 2 and runs[k]:
+                if size > first and borders[size - 1] == place:  # a run of no zeros lies between
+                    size -= 1
+                else:
+                    borders[size] = place
+                    size += 1
+                borders[size] = place + runs[k]
+                size += 1
+            place += runs[k]
+        stops[index] = size
+    return borders[:size], stops, figures
+
+
+@compiled
+def code_of_borders(borders: np.ndarray, pixels: int) -> np.ndarray:
+    """Compressed counts, (m,) uint8. borders: of one mask, see `borders_of_codes`. pixels: of the canvas."""
+    return code_from_runs(_runs_of_borders(borders, pixels))
+
+
+@compiled
+def shares(
+    borders: np.ndarray, stops: np.ndarray, owners: np.ndarray, things: np.ndarray, thing_stops: np.ndarray
+) -> np.ndarray:
+    """Of each mask: its pixels, those that lie in its object, and those at most in one of the other objects.
+
+    Args:
+        borders, stops: of k masks, see `borders_of_codes`. owners: (k,) int64, index of each one's object.
+        things, thing_stops: borders of the objects.
+    Returns:
+        (k, 3) int64.
+    """
+    found = np.zeros((stops.size, 3), dtype=np.int64)
+    start = 0
+    for index in range(stops.size):
+        mask = borders[start : stops[index]]
+        start = stops[index]
+        found[index, 0] = (mask[1::2] - mask[::2]).sum()
+        begin = 0
+        for number in range(thing_stops.size):
+            both = _count_both(mask, things[begin : thing_stops[number]])
+            begin = thing_stops[number]
+            if number == owners[index]:
+                found[index, 1] = both
+            else:
+                found[index, 2] = max(found[index, 2], both)
+    return found
+
+
+@compiled
+def _count_both(a: np.ndarray, b: np.ndarray) -> int:
+    """How many pixels lie in both of two masks, by their borders."""
+    if not a.size or not b.size or a[0] >= b[-1] or b[0] >= a[-1]:
+        return 0
+    i, j = np.searchsorted(a, b[0], "right") // 2 * 2, np.searchsorted(b, a[0], "right") // 2 * 2
+    both = 0
+    while i < a.size and j < b.size:
+        both += max(0, min(a[i + 1], b[j + 1]) - max(a[i], b[j]))
+        if a[i + 1] < b[j + 1]:
+            i += 2
+        else:
+            j += 2
+    return both
+
+
+@compiled
+def _runs_of_borders(borders: np.ndarray, pixels: int) -> np.ndarray:
+    """Run lengths of a mask: (n,) int64."""
+    runs = np.empty(borders.size + 1, dtype=np.int64)
+    place = 0
+    for number in range(borders.size):
+        runs[number] = borders[number] - place
+        place = borders[number]
+    runs[-1] = pixels - place
+    return runs[:-1] if runs[-1] == 0 else runs
+
+
 # --- polygons ----------------------------------------------------------------------------------------------------
 
 
@@ -269,15 +375,7 @@ def code_of_polygons(
     while len(parts) > 1:  # two by two, so that many polygons do not each pass over the union of all before
         for index in range(len(parts) // 2):
             parts[index] = _union_of_borders(parts[index], parts.pop())
-    union = parts[0]
-    runs = np.empty(union.size + 1, dtype=np.int64)
-    place = 0
-    for number in range(union.size):
-        runs[number] = union[number] - place
-        place = union[number]
-    runs[-1] = height * width - place
-    if runs[-1] == 0:
-        runs = runs[:-1]
+    runs = _runs_of_borders(parts[0], height * width)
     return code_from_runs(runs), figures, measure_runs(runs, height)
 
 

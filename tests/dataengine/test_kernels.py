@@ -83,6 +83,30 @@ def test_discs_are_drawn_as_defined(pixels, radius):
     assert (drawn == expected).all()
 
 
+def test_shares_of_masks_by_their_borders():
+    rng = np.random.default_rng(0)
+    full = rng.random((9, 13, 17)) < rng.random((9, 1, 1))
+    full[7], full[8] = False, True
+    borders = masks.borders_from_rles([masks.encode(mask) for mask in full], 13, 17)
+    owners = np.arange(9) % 4
+    stop = borders.stops[3]
+    found = runlengths.shares(borders.places, borders.stops, owners, borders.places[:stop], borders.stops[:4])
+    for mask, own, shared in zip(full, owners, found.tolist(), strict=True):
+        both = [int((mask & thing).sum()) for thing in full[:4]]
+        assert shared == [mask.sum(), both[own], max(n for k, n in enumerate(both) if k != own)]
+
+
+def test_borders_do_not_show_how_a_code_was_written():
+    """Runs of no pixels, which other programs write, leave no borders; what is no mask has none."""
+    plain = masks.rle_from_counts([3, 4, 5], 3, 4)
+    odd = masks.rle_from_counts([3, 2, 0, 2, 0, 0, 5, 0], 3, 4)
+    found = masks.borders_from_rles([plain, b"zz!!", odd, b"0"], 3, 4)
+    assert found.places.tolist() == [3, 7, 3, 7]
+    assert found.stops.tolist() == [2, 2, 4, 4]
+    assert found.figures[:, 0].tolist() == [4, -1, 4, -1]
+    assert masks.rle_from_borders(found.places[2:], 3, 4) == plain != odd
+
+
 def test_hostile_codes_are_told_apart():
     def decoded(code: bytes) -> int:
         return runlengths.runs_from_code(np.frombuffer(code, np.uint8), 16, np.empty(len(code), np.int64))

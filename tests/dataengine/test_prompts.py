@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataengine import masks
-from dataengine.prompts import MAX_PARTS, boxes_from_crop, discs_crop, discs_from_crop, needed_discs, render
+from dataengine.prompts import MAX_PARTS, boxes_from_crop, discs_crop, discs_from_crop, geometry, needed_discs, render
 from dataengine.sample import Prompt
 
 
@@ -148,3 +148,65 @@ def test_what_lies_on_the_far_edge_or_within_a_pixel_is_drawn():
     assert np.argwhere(corner).tolist() == [[5, 7]]
     box = raster(render(prompt("box", points=(2.2, 1.0, 2.8, 3.5), parts=(2,)), 6, 8), 6, 8)
     assert np.argwhere(box).tolist() == [[1, 2], [2, 2], [3, 2]]
+
+
+def _odd_bitmaps(kind: str, rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
+    """Bitmaps of one and more discs, cut at the canvas and damaged, of boxes, and of anything."""
+    rows, columns = np.mgrid[:height, :width]
+    found = [np.ones((height, width), dtype=bool), rng.random((height, width)) < 0.1]
+    for number in (1, 1, 1, 1, 2, 3, 6):
+        drawn = np.zeros((height, width), dtype=bool)
+        for x, y in rng.integers(0, (width, height), (number, 2)).tolist():
+            if kind == "box":
+                drawn[y : y + 9, x : x + 7] = True
+            else:
+                drawn |= (columns - x) ** 2 + (rows - y) ** 2 <= (4 if kind == "scribble" else 25)
+        found.append(drawn)
+        damaged = drawn.copy()
+        damaged[rng.integers(height), rng.integers(width)] ^= True
+        found.append(damaged)
+    return [bitmap for bitmap in found if bitmap.any()]
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize("size", [(11, 11), (11, 40), (40, 11), (33, 29), (8, 30), (5, 5)])
+def test_all_prompts_of_a_picture_are_recovered_as_one_by_one(size, is_traced):
+    """What a bitmap is drawn with is the same by its pixels, alone, and by its borders."""
+    rng = np.random.default_rng(size)
+    radii = {"point": 5.0, "scribble": 2.0}
+    given = [
+        (kind, full)
+        for _ in range(6)
+        for kind in ("point", "scribble", "box", "mask")
+        for full in _odd_bitmaps(kind, rng, *size)
+    ]
+    borders = masks.borders_from_rles([masks.encode(full) for _, full in given], *size)
+    found = geometry(borders, [kind for kind, _ in given], radii, *size, is_traced=is_traced)
+    for (kind, full), one in zip(given, found, strict=True):
+        crop = masks.crop_from_rle(masks.encode(full), *size)
+        points, radius = np.zeros((0, 2)), 0.0
+        if kind == "box":
+            points = boxes_from_crop(crop).reshape(-1, 2)
+        elif kind != "mask" and is_traced:
+            radius, pixels = radii[kind], discs_from_crop(crop, 0.0, *size)
+            points, crop = pixels + 0.5, discs_crop(pixels, radius, *size)
+        elif kind != "mask":
+            pixels = discs_from_crop(crop, radii[kind], *size)
+            drawn = discs_crop(pixels, radii[kind], *size) if len(pixels) else None
+            is_disc = drawn is not None and masks.rle_from_crop(drawn, *size) == masks.encode(full)
+            radius = radii[kind] if is_disc else 0.0
+            pixels = pixels if is_disc else discs_from_crop(crop, 0.0, *size)
+            points = (needed_discs(pixels, radius, *size) if kind == "point" else pixels) + 0.5
+        assert one.is_possible
+        assert one.radius == radius
+        assert one.points == tuple(points.ravel().tolist())
+        assert masks.rle_from_borders(one.borders, *size) == masks.rle_from_crop(crop, *size)
+
+
+def test_bitmaps_of_too_many_parts_are_not_possible():
+    dots = np.zeros((600, 600), dtype=bool)
+    dots[::2, ::2] = True  # 90,000
+    borders = masks.borders_from_rles([masks.encode(dots)] * 3, 600, 600)
+    radii = {"point": 10.0, "scribble": 5.0}
+    found = geometry(borders, ["point", "scribble", "box"], radii, 600, 600, is_traced=False)
+    assert not any(one.is_possible for one in found)
