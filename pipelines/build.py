@@ -389,7 +389,7 @@ def library_of(job: Job, key: str) -> variants.Library | None:
     if job.variants is None:
         return None
     return variants.Library(
-        builder=job.builders[key],
+        builder=builder.load(job.builders[key]),
         context=job.contexts[key],
         index=Folder(job.indexes[key]),
         pool=variants.load_pool(job.pools[key]) if key in job.pools else None,

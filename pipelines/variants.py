@@ -25,7 +25,7 @@ from uuid import uuid4
 import numpy as np
 
 from dataengine import builder
-from dataengine.builder import Context, Outcome
+from dataengine.builder import Builder, Context, Outcome
 from dataengine.keyed import keyed
 from dataengine.records import Bad
 from dataengine.sample import Condition, Image, Object, Reference, Sample
@@ -200,10 +200,11 @@ def load_pool(uri: str) -> Pool:
 class Library:
     """Where the objects of other pictures are fetched from.
 
-    index: of the split, as the worker finds it. pool: None where no variant needs other pictures.
+    builder: that reads the split. index: of the split, as the worker finds it. pool: None where no variant needs other
+    pictures.
     """
 
-    builder: str
+    builder: Builder
     context: Context
     index: Folder
     pool: Pool | None
@@ -343,8 +344,7 @@ def _fetch(candidate: Candidate, category: int, library: Library) -> Reference |
     assert library.pool is not None
     sample = library.pool.pictures.get(candidate.group)
     if sample is None:
-        made = builder.load(library.builder)
-        (outcome,) = made.read(library.context, library.index, candidate.row, candidate.row + 1)
+        (outcome,) = library.builder.read(library.context, library.index, candidate.row, candidate.row + 1)
         if not outcome.samples:
             return None
         sample = outcome.samples[0]

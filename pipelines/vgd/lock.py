@@ -172,16 +172,15 @@ def _reference(reference: Reference) -> list[Any]:
 
 
 def _prompts(prompts: Sequence[Prompt]) -> list[Any]:
-    """Geometry and origin; numbers as a shard holds them, in single precision."""
+    """Geometry and origin; numbers as a shard holds them, in single precision, little-endian."""
     return [
-        [
-            [p.kind, p.profile, p.version, p.status, float(np.float32(p.radius))],
-            np.asarray(p.points, dtype=np.float32).tolist(),
-            list(p.parts),
-            _text(p.rle),
-        ]
+        [p.kind, p.profile, p.version, p.status, _hex([p.radius]), _hex(p.points), list(p.parts), _text(p.rle)]
         for p in prompts
     ]
+
+
+def _hex(numbers: Sequence[float]) -> str:
+    return np.array(numbers, dtype="<f4").tobytes().hex()
 
 
 def _text(rle: bytes | None) -> str | None:

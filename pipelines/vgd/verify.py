@@ -153,7 +153,7 @@ def _library(split: Split, context: Context, recipe: Recipe) -> Library | None:
     if recipe.variants.any:
         pool = load_pool(str(write_pool(split.spec.builder, context, split.index, split.report.bad)))
     return Library(
-        builder=split.spec.builder,
+        builder=builder.load(split.spec.builder),
         context=context,
         index=Folder(str(split.index)),
         pool=pool,

@@ -208,7 +208,7 @@ def test_a_builder_that_knows_what_is_absent_is_believed(read_source, tree):
     pool = variants.load_pool(str(variants.write_pool("coco", reading.context, reading.index.path, reading.report.bad)))
     spec = VariantSpec(negatives=9)
     library = Library(
-        builder="coco",
+        builder=coco,
         context=reading.context,
         index=reading.index,
         pool=pool,
