@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, index, metrics, prompts, sources
+from benchmarks import build, evaluation, index, metrics, prompts, sources
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
         lambda: index.rows(arguments.instances),
         lambda: sources.rows(),
         lambda: metrics.rows(),
+        lambda: evaluation.rows(),
         lambda: build.rows(arguments.tree, arguments.images),
     ):
         for row in rows():

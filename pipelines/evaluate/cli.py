@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.command import Workers, errors
+from pipelines.command import errors
 
 NAMES = {"vgd": "vgdseg"}  # short names of tasks
 
@@ -34,7 +34,6 @@ def evaluate_predictions(
         bool, typer.Option("--exclude-faults", help="Leave out, and count, predictions that cannot be scored.")
     ] = False,
     strata: Annotated[bool, typer.Option(help="Break scores of regions down by difficulty.")] = True,
-    workers: Workers = 1,
 ) -> None:
     """Score a model's predictions."""
     from pipelines.evaluate import report
@@ -42,7 +41,7 @@ def evaluate_predictions(
     from pipelines.evaluate.scorers import Rules
 
     with errors():
-        rules = Rules(convention=convention, backend=backend, prompt=prompt, workers=workers, strata=strata)
+        rules = Rules(convention=convention, backend=backend, prompt=prompt, strata=strata)
         result = evaluate(
             benchmark,
             NAMES.get(task, task),

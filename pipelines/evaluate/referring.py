@@ -22,7 +22,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a sample asks. number: of the sample, among all. group: its source and split.
+    """What a sample asks. number: of it among all. group: source, split, and `long` or `short`, if it says so.
 
     truths: RLE of what each condition wants. prompted: the kinds of prompt that each condition can be shown by.
     """
@@ -107,7 +107,7 @@ class Scorer:
         return {**counts, "scores": scores, "not_answered": [kind for kind in PROMPT_KINDS if kind not in answered]}
 
     def _scores(self, kind: str | None) -> dict[str, Any]:
-        """Over all samples, and by source and split where there are several."""
+        """Over all samples, and by source, split and variant where there are several."""
         parts = {group: self._overlaps(group, kind) for group in sorted({asked.group for asked in self._asked})}
         groups = Counter(self._asked[number].group for number, _, shown in self._seen if shown == kind)
         together = Overlaps()
@@ -145,7 +145,7 @@ def asked_of(sample: Sample, number: int) -> Asked:
     return Asked(
         number=number,
         name=sample.sample_id,
-        group=f"{sample.source}/{sample.split}",
+        group="/".join(filter(None, (sample.source, sample.split, sample.variant))),
         height=sample.height,
         width=sample.width,
         truths=tuple(

@@ -31,14 +31,13 @@ class Rules:
     """How predictions are scored.
 
     convention: `standard`, or `xsam` for the conventions of X-SAM's evaluators. backend: of average precision. prompt:
-    the kind that all predictions answer that do not say it. workers: processes, where a metric can use several. strata:
-    whether scores of regions are broken down by difficulty, which takes four times as long as the scores themselves.
+    the kind that all predictions answer that do not say it. strata: whether scores of regions are broken down by
+    difficulty, which takes four times as long as the scores themselves.
     """
 
     convention: str = "standard"
     backend: str = "hotcoco"
     prompt: str | None = None
-    workers: int = 1
     strata: bool = True
 
 

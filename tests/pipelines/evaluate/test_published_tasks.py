@@ -28,8 +28,7 @@ name: eval
 sources:
   refcoco: {builder: refcoco, task: refseg, root: refer, splits: [val], options: {dataset: refcoco}}
   grefcoco: {builder: grefcoco, task: grefseg, root: grefcoco, splits: [val]}
-  short: {builder: reasonseg, task: reaseg, root: reasonseg, splits: [val], options: {queries: short}}
-  long: {builder: reasonseg, task: reaseg, root: reasonseg, splits: [val], options: {queries: long}}
+  reasonseg: {builder: reasonseg, task: reaseg, root: reasonseg, splits: [val]}
   ade:
     {builder: ade20k, task: ovseg, root: ade20k, splits: [validation],
      options: {variants: [panoptic, semantic, instance]}}
@@ -43,7 +42,7 @@ NUM_IMAGES = 20
 # where a task's scores lie, and those that are 1 for the ground truth
 MAIN = {
     "refseg": {"all": ("ciou", "giou")},
-    "reaseg": {"all": ("ciou", "giou"), "short/val": ("giou",), "long/val": ("giou",)},
+    "reaseg": {"all": ("ciou", "giou"), "reasonseg/val/short": ("giou",), "reasonseg/val/long": ("giou",)},
     "grefseg": {"all": ("ciou", "giou", "t_acc")},
     "intseg": {"point/all": ("ciou", "giou"), "box/all": ("giou",)},
     "ovseg": {
