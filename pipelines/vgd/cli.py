@@ -159,3 +159,22 @@ def baseline(
         benchmark = open_benchmark(directory, "vgdseg")
         number = write(baselines.predictions(benchmark.samples(), predict, seed), out, benchmark.id)
         typer.echo(f"{out}: {number:,} predictions for {benchmark.name} ({benchmark.id})")
+
+
+@vgd.command()
+def quality(
+    directory: Dataset,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for quality.json, prompts.png and distributions.png.")
+    ] = None,
+    objects: Annotated[int, typer.Option(min=1, metavar="N", help="About how many objects are looked at.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Seed of the draw of pictures.")] = 0,
+) -> None:
+    """Report how good a benchmark's prompts are, beside those of the other profile on the same objects."""
+    from pipelines.vgd import quality as examining
+
+    with errors():
+        found = examining.examine(directory, objects=objects, seed=seed)
+        if out is not None:
+            examining.write(found, out)
+        typer.echo(examining.summary(found))
