@@ -38,15 +38,14 @@ def draw_examples(quality: Quality, target: Path) -> None:
     rows = [(example, profile) for example in quality.examples for profile in quality.measured]
     figure = _figure(8.0, 1.95 * max(1, len(rows)) + 0.8)
     grid = figure.subplots(max(1, len(rows)), len(PROMPT_KINDS), squeeze=False)
-    for axes, (example, profile) in zip(grid, rows, strict=False):
+    for number, (example, profile) in enumerate(rows):
+        axes = grid[number].tolist()
         picture = _pixels(example.sample)
         for place, kind in zip(axes, PROMPT_KINDS, strict=True):
             _draw_prompt(place, example, picture, example.prompts[profile].get(kind))
-            if place is axes[0]:
-                area = f"{example.size}: {example.thing.area:,} px"
-                place.set_ylabel(f"{profile}\n{area}", fontsize=10, color=INK)
-            if axes is grid[0]:
+            if not number:
                 place.set_title(kind, fontsize=12, color=INK)
+        axes[0].set_ylabel(f"{profile}\n{example.size}: {example.thing.area:,} px", fontsize=10, color=INK)
     figure.suptitle("Prompts (orange) on their objects (white outline)", fontsize=12, color=INK)
     _save(figure, target)
 
