@@ -17,7 +17,7 @@ import numpy as np
 from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.prompts import render
-from dataengine.sample import PROMPT_KINDS, Object, Prompt, Sample
+from dataengine.sample import PROMPT_KINDS, Object, Prompt, PromptKind, Sample
 from dataengine.store.dataset import open_dataset
 from pipelines.vgd import lock as locks
 from pipelines.vgd.benchmark import SIZES, is_ambiguous, size_of
@@ -47,7 +47,7 @@ class Example:
     sample: Sample
     thing: Object
     size: str
-    prompts: Mapping[str, Mapping[str, Prompt]]
+    prompts: Mapping[str, Mapping[PromptKind, Prompt]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
