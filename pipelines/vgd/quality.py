@@ -17,7 +17,7 @@ import numpy as np
 from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.prompts import render
-from dataengine.sample import PROMPT_KINDS, Object, Prompt, PromptKind, Sample
+from dataengine.sample import PROMPT_KINDS, Object, Prompt, Sample
 from dataengine.store.dataset import open_dataset
 from pipelines.vgd import lock as locks
 from pipelines.vgd.benchmark import SIZES, is_ambiguous, size_of
@@ -47,7 +47,7 @@ class Example:
     sample: Sample
     thing: Object
     size: str
-    prompts: Mapping[str, Mapping[PromptKind, Prompt]]
+    prompts: Mapping[str, Mapping[str, Prompt]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +164,7 @@ def _keep(examples: dict[str, Example], sample: Sample, thing: Object, prompts: 
     size = size_of(thing.area)
     if sample.image is None or (size in examples and _oddness(thing, size) >= _oddness(examples[size].thing, size)):
         return
+    made: dict[str, Mapping[str, Prompt]]
     made = {profile: {prompt.kind: prompt for prompt in found} for profile, found in prompts.items()}
     examples[size] = Example(sample=sample, thing=thing, size=size, prompts=made)
 
