@@ -15,11 +15,11 @@ from builders import options as opts
 from builders import places, refer
 from builders.reading import outcomes
 from builders.refcoco import (
-    IMAGES,
     base_of,
     chunked,
     held,
     image_keys,
+    image_places,
     is_training,
     refs_of,
     single_samples,
@@ -78,7 +78,7 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
     found = {
         "refs": places.find(NAME, "refs", "file", root, files, refs),
         "instances": places.find(NAME, "instances", "file", root, files, ["grefcoco/instances.json", "instances.json"]),
-        "images": places.find(NAME, "images", "folder", root, files, IMAGES),
+        "images": places.find(NAME, "images", "folder", root, files, image_places(root)),
     }
     wanted = places.check_splits(NAME, str(root), splits, SPLITS, LAYOUT)
     return [Part(split=split, files=found) for split in wanted]

@@ -64,18 +64,10 @@ SPLITS: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 FOLDERS = ("refcoco", "refcoco+", "refcocop", "refcocog", "refclef")
 EDITIONS = tuple({"dataset": dataset} for dataset in ("refcoco", "refcoco+", "refcocog", "refclef"))
-IMAGES = (
-    "train2014",
-    "images/mscoco/images/train2014",
-    "images/train2014",
+IMAGES_INSIDE = ("train2014", "images/mscoco/images/train2014", "images/train2014")
+IMAGES_BESIDE = (
     "../images/mscoco/images/train2014",
-    "../coco2014",
-    "../coco2017",
-    "../coco",
-    "../../coco2014",
-    "../../coco2017",
-    "../../coco",
-    "images",
+    *(f"{above}{name}" for above in ("../", "../../") for name in ("coco2014", "coco2017", "coco")),
 )
 IMAGES_OF_REFCLEF = (
     *(f"{above}{place}saiapr_tc-12" for above in ("", "../") for place in ("images/", "")),
@@ -137,13 +129,25 @@ def locate(root: str | None, files: Mapping[str, str], splits: Sequence[str], op
             name, "instances", "file", root, files, [f"{folder}/instances.json".lstrip("/") for folder in folders]
         ),
         "images": places.find(
-            name, "images", "folder", root, files, IMAGES_OF_REFCLEF if options.dataset == "refclef" else IMAGES
+            name,
+            "images",
+            "folder",
+            root,
+            files,
+            IMAGES_OF_REFCLEF if options.dataset == "refclef" else image_places(root),
         ),
     }
     layout = f"{options.dataset}/{pickle} and {options.dataset}/instances.json"
     return [
         Part(split=split, files=found) for split in places.check_splits(name, str(root), splits, options.splits, layout)
     ]
+
+
+def image_places(root: str | None) -> list[str]:
+    """Where COCO's pictures may lie, below a root and beside it; `images` may only hold the folder of RefCLEF's."""
+    images = Folder(root) / "images" if root is not None else None
+    has_pictures = images is not None and any(name.lower().endswith(".jpg") for name in images.names())
+    return [*IMAGES_INSIDE, *(["images"] if has_pictures else []), *IMAGES_BESIDE, "images"]
 
 
 def index(part: Part, options: Options, target: Path) -> IndexReport:

@@ -548,3 +548,12 @@ def test_pickled_bytes_are_the_same_in_every_protocol(tree, read_source):
 def test_only_what_is_called_train_is_trained_on():
     splits = {split for names in refcoco.SPLITS.values() for split in names}
     assert splits - set(refcoco.HELD_OUT) == {"train"}
+
+
+def test_a_folder_images_counts_where_it_holds_pictures(tmp_path):
+    """RefCLEF's folder lies in `images` too; COCO's pictures are then beside the root."""
+    (tmp_path / "refer/images/saiapr_tc-12").mkdir(parents=True)
+    (tmp_path / "coco2014").mkdir()
+    assert refcoco.image_places(str(tmp_path / "refer"))[-1] == "images"
+    (tmp_path / "refer/images/000000000139.jpg").touch()
+    assert refcoco.image_places(str(tmp_path / "refer")).index("images") == len(refcoco.IMAGES_INSIDE)
