@@ -361,7 +361,7 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     key = f"{task.source}/{task.split}"
     account, bad, written = Account(), list[Bad](), Written()
     forbidden = split_roles.load_forbidden(job.roles, job.roles_sha256, job.forbid)
-    library = library_of(job, key)
+    library = library_of(job, key, forbidden if split_roles.is_training(task.split) else None)
     outcomes = builder.load(job.builders[key]).read(job.contexts[key], Folder(job.indexes[key]), task.start, task.stop)
     with out.staging(task.shard) as staged:
         writer = ShardWriter(staged)
@@ -384,8 +384,12 @@ def build_task(job: Job, task: ShardTask) -> Commit:
     return _commit(out, task, shard, written, bad, account)
 
 
-def library_of(job: Job, key: str) -> variants.Library | None:
-    """Where the variants of a split's samples find the objects of other pictures; None where there are no variants."""
+def library_of(job: Job, key: str, forbidden: split_roles.Forbidden | None) -> variants.Library | None:
+    """Where the variants of a split's samples find the objects of other pictures; None where there are no variants.
+
+    Args:
+        forbidden: pictures that must not be shown; None where all may.
+    """
     if job.variants is None:
         return None
     return variants.Library(
@@ -395,6 +399,7 @@ def library_of(job: Job, key: str) -> variants.Library | None:
         pool=variants.load_pool(job.pools[key]) if key in job.pools else None,
         prompts=job.prompts,
         spec=job.variants,
+        forbidden=forbidden,
     )
 
 

@@ -36,6 +36,8 @@ from pipelines.recipe import PromptSpec, VariantSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.roles import Forbidden
+
 VERSION = 1  # of the choice of references
 SAME_IMAGE, CROSS_IMAGE, NEGATIVES, K_SHOT = "same_image", "cross_image", "negatives", "k_shot"
 NAMES = (SAME_IMAGE, CROSS_IMAGE, NEGATIVES, K_SHOT)
@@ -201,7 +203,7 @@ class Library:
     """Where the objects of other pictures are fetched from.
 
     builder: that reads the split. index: of the split, as the worker finds it. pool: None where no variant needs other
-    pictures.
+    pictures. forbidden: pictures that must not be shown either; None where all may.
     """
 
     builder: Builder
@@ -210,6 +212,7 @@ class Library:
     pool: Pool | None
     prompts: PromptSpec | None
     spec: VariantSpec
+    forbidden: Forbidden | None = None
 
     @property
     def seed(self) -> int:
@@ -348,6 +351,8 @@ def _fetch(candidate: Candidate, category: int, library: Library) -> Reference |
         if not outcome.samples:
             return None
         sample = outcome.samples[0]
+        if library.forbidden is not None and library.forbidden.role_of(sample) is not None:
+            return None
         library.pool.pictures.put(candidate.group, sample)
     name = candidate.annotation_id
     thing = next((thing for thing in sample.objects if thing.annotation_id == name), None)

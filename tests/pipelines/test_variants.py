@@ -196,6 +196,22 @@ def test_how_shards_are_cut_and_what_is_at_hand_make_no_difference(varied, tree,
     assert varied(tree, images=1, **wanted)[0] == whole
 
 
+def test_pictures_that_must_not_be_trained_on_are_not_shown_either(tmp_path, coco_tree):
+    train, val = coco_tree(8, split="train"), coco_tree(4, split="val")  # 1 to 4 are the same pictures
+    source = SourceSpec(builder="coco", task="vgdseg", root=str(train.root), splits=("train",))
+    recipe = recipe_of(val.root, images=3, cross_image=True, negatives=2, shots=5)
+    recipe = recipe.model_copy(update={"sources": {"coco": source}})
+    shown = {}
+    for name, held_out in (("free", {}), ("held", {"eval": source.model_copy(update={"root": str(val.root)})})):
+        held_out = {key: spec.model_copy(update={"splits": ("val",)}) for key, spec in held_out.items()}
+        build.run(recipe.model_copy(update={"held_out": held_out}), str(tmp_path / name), Settings())
+        samples = list(open_dataset(str(tmp_path / name)).samples())
+        shown[name] = {r.image_key for s in samples for r in s.references}, {s.image_key for s in samples}
+    own = {f"coco/{number:012d}" for number in range(5, 9)}
+    assert shown["free"][0] > own  # the others are shown where nothing forbids it
+    assert shown["held"] == (own, own)
+
+
 def test_wording_does_not_speak_of_examples_in_this_picture(varied, tree):
     found, _ = varied(tree, cross_image=True)
     for sample in found[CROSS_IMAGE].values():
