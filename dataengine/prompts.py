@@ -99,8 +99,10 @@ def geometry(
 ) -> list[Geometry]:
     """What bitmaps of prompts are drawn with, all those of a picture at once.
 
-    Boxes are `boxes_from_crop`. Points and scribbles are `discs_from_crop`, of points only those that are needed; what
-    is no union of such discs is kept as its pixels, with radius 0. A mask has no points.
+    Boxes are disjoint. Points and scribbles are the pixels about which `discs_crop` draws within the bitmap, in raster
+    order; what is outside the canvas counts as set (an erosion, which a dilation by the same disc turns into the
+    opening). Of points those are left out whose discs the others cover. What is no union of such discs is kept as its
+    pixels, with radius 0. A mask has no points.
 
     Args:
         kinds: of each bitmap. radii: px, of points and scribbles, whole. height, width: of the canvas, px.
@@ -134,40 +136,6 @@ def geometry(
         )
         start, begin = end, stop
     return found
-
-
-def boxes_from_crop(crop: Crop) -> np.ndarray:
-    """Disjoint boxes that `boxes_crop` draws as this bitmap; one box where it is one.
-
-    Returns:
-        (n, 4) int64, x0, y0, x1, y1 in px, half open; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
-    """
-    corners: np.ndarray = marks.rectangles(crop.mask, MAX_PARTS)
-    return corners + np.array([crop.x0, crop.y0, crop.x0, crop.y0])
-
-
-def discs_from_crop(crop: Crop, radius: float, height: int, width: int) -> np.ndarray:
-    """All pixels about which `discs_crop` draws within this bitmap, in raster order.
-
-    It draws the whole bitmap again if that is a union of such discs, cut at the canvas: what is outside the canvas
-    counts as set (an erosion, which a dilation by the same disc turns into the opening).
-
-    Args:
-        crop: tight. radius: px.
-    Returns:
-        (n, 2) int64, x, y in px; MAX_PARTS + 1 of them where there are more than MAX_PARTS.
-    """
-    centres: np.ndarray = marks.disc_centres(crop.mask, crop.x0, crop.y0, _halves(radius), height, width, MAX_PARTS)
-    return centres
-
-
-def needed_discs(pixels: np.ndarray, radius: float, height: int, width: int) -> np.ndarray:
-    """The pixels without those whose discs the others cover, so that `discs_crop` draws the same.
-
-    Args:
-        pixels: (n, 2) int64, x, y of pixels inside the canvas. radius: px.
-    """
-    return pixels[marks.needed_discs(pixels, _halves(radius), height, width)] if len(pixels) > 1 else pixels
 
 
 @cache

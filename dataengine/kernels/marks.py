@@ -53,7 +53,7 @@ def geometry(
                 corners = _rectangles_of_borders(own, box, height, most)
             points.append(corners.reshape(-1, 2).astype(np.float64))
         elif is_traced:
-            pixels = _disc_centres_of_borders(own, box, pixel, height, width, most)
+            pixels = _disc_centres(own, box, pixel, height, width, most)
             if len(pixels) <= most:
                 again, x0, y0 = discs(pixels, point if kinds[index] == POINT else scribble, height, width)
                 own = _borders(again, x0, y0, height)
@@ -64,12 +64,12 @@ def geometry(
             if _is_disc(own, x0 + reach, y0 + reach, halves, height):
                 pixels = np.array([[x0 + reach, y0 + reach]])
             else:
-                pixels = _disc_centres_of_borders(own, box, halves, height, width, most)
+                pixels = _disc_centres(own, box, halves, height, width, most)
                 if len(pixels) <= most and not _are_all(
                     pixels, halves, _bitmap(own, x0, y0, x1, y1, height), height, width
                 ):
                     are_discs[index] = False
-                    pixels = _disc_centres_of_borders(own, box, pixel, height, width, most)
+                    pixels = _disc_centres(own, box, pixel, height, width, most)
                 elif kinds[index] == POINT and 1 < len(pixels) <= most:
                     pixels = pixels[needed_discs(pixels, halves, height, width)]
             points.append(pixels + 0.5)
@@ -165,27 +165,18 @@ def discs(pixels: np.ndarray, halves: np.ndarray, height: int, width: int) -> tu
 
 
 @compiled
-def disc_centres(
-    bitmap: np.ndarray, x0: int, y0: int, halves: np.ndarray, height: int, width: int, most: int
-) -> np.ndarray:
-    """Pixels of a bitmap whose disc, as far as it lies on the canvas, lies in the bitmap, in raster order.
-
-    Args:
-        bitmap: (h, w) bool, tight; x0, y0: its corner on the canvas, px. halves: as for `discs`. most: how many
-            are wanted at most.
-    Returns:
-        (n, 2) int64, x, y on the canvas; the first `most` + 1 where there are more than `most`.
-    """
-    w = bitmap.shape[1]
-    runs, firsts = _runs_of_rows(bitmap, x0 == 0, x0 + w == width)
-    return _middles(runs, firsts, w, y0, height, halves, most) + np.array([x0, y0])
-
-
-@compiled
-def _disc_centres_of_borders(
+def _disc_centres(
     borders: np.ndarray, box: np.ndarray, halves: np.ndarray, height: int, width: int, most: int
 ) -> np.ndarray:
-    """`disc_centres` of a mask by its borders; a disc is the same along rows and columns. box: x0, y0, x1, y1, px."""
+    """Pixels of a mask whose disc, as far as it lies on the canvas, lies in the mask, in raster order.
+
+    A disc is the same along rows and columns, so the mask's runs down its columns will do.
+
+    Args:
+        box: x0, y0, x1, y1 of the mask, px. halves: as for `discs`. most: how many are wanted at most.
+    Returns:
+        (n, 2) int64, x, y on the canvas; `most` + 1 of them where there are more than `most`.
+    """
     x0, y0, x1, y1 = box
     runs, firsts = _runs_of_columns(borders, x0, y0, x1, height)
     found = _middles(runs, firsts, y1 - y0, x0, width, halves, most)
@@ -198,10 +189,10 @@ def _disc_centres_of_borders(
 def _middles(
     runs: np.ndarray, firsts: np.ndarray, length: int, first_line: int, lines: int, halves: np.ndarray, most: int
 ) -> np.ndarray:
-    """The middles of the discs that lie in a bitmap, by its runs; see `disc_centres`.
+    """The middles of the discs that lie in a bitmap, by its runs; see `_disc_centres`.
 
     Args:
-        runs, firsts: see `_runs_of_rows`. length: of a line. first_line: the place of the first one on the canvas.
+        runs, firsts: see `_runs_of_columns`. length: of a line. first_line: the place of the first one on the canvas.
         lines: of the canvas.
     Returns:
         (n, 2) int64, the place in its line, and the line, counted from the first one.
@@ -252,42 +243,14 @@ def _middles(
 
 
 @compiled
-def _runs_of_rows(bitmap: np.ndarray, open_left: bool, open_right: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of set pixels: (n, 2) int32, first and last + 1, row by row; (h + 1,) int64, where each row's begin.
+def _runs_of_columns(borders: np.ndarray, x0: int, y0: int, x1: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of set pixels down a mask's columns; those that touch the canvas's edge go on without end.
 
     Args:
-        bitmap: (h, w) bool. open_left, open_right: whether runs that touch that side go on without end.
+        x0, y0, x1: of the mask's box, px.
+    Returns:
+        (n, 2) int32, first and last + 1, px below y0, column by column; (x1 - x0 + 1,) int64, where each one's begin.
     """
-    h, w = bitmap.shape
-    endless = 1 << 29
-    runs = np.empty((64, 2), dtype=np.int32)
-    firsts = np.zeros(h + 1, dtype=np.int64)
-    number = 0
-    for y in range(h):
-        if number + w > len(runs):
-            longer = np.empty((2 * len(runs) + w, 2), dtype=np.int32)
-            longer[:number] = runs[:number]
-            runs = longer
-        row = bitmap[y]
-        before = False
-        for x in range(w):
-            if row[x] != before:
-                before = row[x]
-                if before:
-                    runs[number, 0] = x if x or not open_left else -endless
-                else:
-                    runs[number, 1] = x
-                    number += 1
-        if before:
-            runs[number, 1] = endless if open_right else w
-            number += 1
-        firsts[y + 1] = number
-    return runs, firsts
-
-
-@compiled
-def _runs_of_columns(borders: np.ndarray, x0: int, y0: int, x1: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """`_runs_of_rows` of a mask's columns; what touches the canvas goes on without end. x0, y0, x1: its box, px."""
     endless = 1 << 29
     runs = np.empty((borders.size // 2 + x1 - x0, 2), dtype=np.int32)
     firsts = np.zeros(x1 - x0 + 1, dtype=np.int64)

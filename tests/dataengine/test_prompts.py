@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataengine import masks
-from dataengine.prompts import MAX_PARTS, boxes_from_crop, discs_crop, discs_from_crop, geometry, needed_discs, render
+from dataengine.prompts import MAX_PARTS, Geometry, discs_crop, geometry, render
 from dataengine.sample import Prompt
 
 
@@ -80,28 +80,50 @@ def disc(radius: int) -> np.ndarray:
     return rows**2 + columns**2 <= radius**2
 
 
+def recovered(kind: str, full: np.ndarray, radius: int = 0, *, is_traced: bool = False) -> Geometry:
+    """What one bitmap is drawn with."""
+    radii = {"point": float(radius), "scribble": float(radius)}
+    borders = masks.borders_from_rles([masks.encode(full)], *full.shape)
+    return geometry(borders, [kind], radii, *full.shape, is_traced=is_traced)[0]
+
+
+def middles(found: Geometry) -> list[list[int]]:
+    return (np.array(found.points).reshape(-1, 2) - 0.5).astype(int).tolist()
+
+
+def eroded(full: np.ndarray, radius: int) -> list[list[int]]:
+    """Pixels x, y whose disc lies in the bitmap, or beyond the canvas."""
+    scipy = pytest.importorskip("scipy.ndimage")
+    return [[x, y] for y, x in np.argwhere(scipy.binary_erosion(full, disc(radius), border_value=1)).tolist()]
+
+
+def dilated(full: np.ndarray, radius: int) -> np.ndarray:
+    scipy = pytest.importorskip("scipy.ndimage")
+    return scipy.binary_dilation(full, disc(radius))
+
+
 @given(places, st.integers(0, 10), st.integers(0, 3))
 def test_centres_of_discs_are_the_erosion_with_the_outside_set(pixels, radius, noise):
-    scipy = pytest.importorskip("scipy.ndimage")
     full = raster(discs_crop(np.array(pixels), float(radius), 25, 30), 25, 30)
     for x, y in pixels[:noise]:  # where it is no union of discs
         full[y, x] = False
     if not full.any():
         return
-    crop = masks.crop_from_rle(masks.encode(full), 25, 30)
-    centres = discs_from_crop(crop, float(radius), 25, 30)
-    eroded = scipy.binary_erosion(full, disc(radius), border_value=1)
-    assert centres.tolist() == [[x, y] for y, x in np.argwhere(eroded).tolist()]
-    if noise == 0:
-        assert (raster(discs_crop(centres, float(radius), 25, 30), 25, 30) == full).all()
+    found, wanted = recovered("scribble", full, radius), eroded(full, radius)
+    inner = np.zeros_like(full)
+    for x, y in wanted:
+        inner[y, x] = True
+    is_union = bool((dilated(inner, radius) == full).all())
+    assert is_union or noise
+    assert found.radius == (radius if is_union else 0)
+    assert middles(found) == (wanted if is_union else eroded(full, 0))
 
 
 @given(places, st.integers(0, 10))
 def test_needed_discs_draw_the_same_and_none_is_spare(pixels, radius):
     size = (float(radius), 25, 30)
     full = raster(discs_crop(np.array(pixels), *size), 25, 30)
-    crop = masks.crop_from_rle(masks.encode(full), 25, 30)
-    needed = needed_discs(discs_from_crop(crop, *size), *size)
+    needed = np.array(middles(recovered("point", full, radius)))
     assert (raster(discs_crop(needed, *size), 25, 30) == full).all()
     for left_out in range(len(needed) if len(needed) > 1 else 0):
         rest = np.delete(needed, left_out, axis=0)
@@ -116,7 +138,7 @@ def test_boxes_of_a_bitmap_are_disjoint_and_make_it_up(corners):
     for x, y, w, h in corners:
         full[y : y + h + 1, x : x + w + 1] = True
     covered = np.zeros((25, 30), int)
-    found = boxes_from_crop(masks.crop_from_rle(masks.encode(full), 25, 30)).tolist()
+    found = np.array(recovered("box", full).points, dtype=int).reshape(-1, 4).tolist()
     for x0, y0, x1, y1 in found:
         covered[y0:y1, x0:x1] += 1
     assert (covered == full).all()
@@ -132,14 +154,14 @@ def test_a_disc_may_be_larger_than_its_picture():
 
 def test_a_bitmap_of_many_parts_is_given_up_early():
     """A few bytes of RLE can claim every pixel of a large picture; their places would take gigabytes."""
-    full = masks.Crop(np.ones((1000, 1000), bool), 0, 0)
-    for radius in (0.0, 5.0):
-        centres = discs_from_crop(full, radius, 1000, 1000)
-        assert len(centres) == MAX_PARTS + 1
-    checks = masks.Crop(np.add.outer(np.arange(1000), np.arange(1000)) % 2 == 0, 0, 0)
-    assert len(boxes_from_crop(checks)) == MAX_PARTS + 1
-    exactly = masks.Crop(np.ones((256, 256), bool), 0, 0)
-    assert len(discs_from_crop(exactly, 0.0, 256, 256)) == MAX_PARTS
+    full = np.ones((1000, 1000), bool)
+    for radius in (0, 5):
+        assert not recovered("scribble", full, radius).is_possible
+    checks = np.add.outer(np.arange(1000), np.arange(1000)) % 2 == 0
+    assert not recovered("box", checks).is_possible
+    exactly = recovered("scribble", np.ones((256, 256), bool))
+    assert exactly.is_possible
+    assert len(middles(exactly)) == MAX_PARTS
 
 
 def test_what_lies_on_the_far_edge_or_within_a_pixel_is_drawn():
@@ -171,9 +193,9 @@ def _odd_bitmaps(kind: str, rng: np.random.Generator, height: int, width: int) -
 @pytest.mark.parametrize("is_traced", [False, True])
 @pytest.mark.parametrize("size", [(11, 11), (11, 40), (40, 11), (33, 29), (8, 30), (5, 5)])
 def test_all_prompts_of_a_picture_are_recovered_as_one_by_one(size, is_traced):
-    """What a bitmap is drawn with is the same by its pixels, alone, and by its borders."""
+    """A bitmap's neighbours change nothing; and it is drawn again pixel for pixel."""
     rng = np.random.default_rng(size)
-    radii = {"point": 5.0, "scribble": 2.0}
+    radii = {"point": 5, "scribble": 2}
     given = [
         (kind, full)
         for _ in range(6)
@@ -181,26 +203,23 @@ def test_all_prompts_of_a_picture_are_recovered_as_one_by_one(size, is_traced):
         for full in _odd_bitmaps(kind, rng, *size)
     ]
     borders = masks.borders_from_rles([masks.encode(full) for _, full in given], *size)
-    found = geometry(borders, [kind for kind, _ in given], radii, *size, is_traced=is_traced)
+    kinds = [kind for kind, _ in given]
+    found = geometry(borders, kinds, {k: float(r) for k, r in radii.items()}, *size, is_traced=is_traced)
     for (kind, full), one in zip(given, found, strict=True):
-        crop = masks.crop_from_rle(masks.encode(full), *size)
-        points, radius = np.zeros((0, 2)), 0.0
-        if kind == "box":
-            points = boxes_from_crop(crop).reshape(-1, 2)
-        elif kind != "mask" and is_traced:
-            radius, pixels = radii[kind], discs_from_crop(crop, 0.0, *size)
-            points, crop = pixels + 0.5, discs_crop(pixels, radius, *size)
-        elif kind != "mask":
-            pixels = discs_from_crop(crop, radii[kind], *size)
-            drawn = discs_crop(pixels, radii[kind], *size) if len(pixels) else None
-            is_disc = drawn is not None and masks.rle_from_crop(drawn, *size) == masks.encode(full)
-            radius = radii[kind] if is_disc else 0.0
-            pixels = pixels if is_disc else discs_from_crop(crop, 0.0, *size)
-            points = (needed_discs(pixels, radius, *size) if kind == "point" else pixels) + 0.5
-        assert one.is_possible
-        assert one.radius == radius
-        assert one.points == tuple(points.ravel().tolist())
-        assert masks.rle_from_borders(one.borders, *size) == masks.rle_from_crop(crop, *size)
+        alone = recovered(kind, full, radii.get(kind, 0), is_traced=is_traced)
+        assert (one.is_possible, one.radius, one.points) == (True, alone.radius, alone.points)
+        is_drawn = is_traced and kind in radii
+        drawn = dilated(full, radii[kind]) if is_drawn else full
+        assert masks.rle_from_borders(one.borders, *size) == masks.encode(drawn)
+        if is_drawn:
+            assert (one.radius, middles(one)) == (radii[kind], eroded(full, 0))
+        if kind != "mask":
+            shown = prompt(kind, points=one.points, parts=_parts(kind, one), radius=one.radius)
+            assert (raster(render(shown, *size), *size) == drawn).all()
+
+
+def _parts(kind: str, found: Geometry) -> tuple[int, ...]:
+    return (2,) * (len(found.points) // 4) if kind == "box" else (1,) * (len(found.points) // 2)
 
 
 def test_bitmaps_of_too_many_parts_are_not_possible():
