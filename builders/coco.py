@@ -253,10 +253,7 @@ def _held(context: Context, row: Row) -> Counter[str]:
 
 def _num_segments(row: Row) -> int:
     """How many segments a panoptic picture states."""
-    try:
-        infos = decode(row.members[0]).get("segments_info") if row.members else None
-    except RecursionError:
-        return 0
+    infos = decode(row.members[0]).get("segments_info") if row.members else None
     return len(infos) if isinstance(infos, list) else 0
 
 

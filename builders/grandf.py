@@ -244,10 +244,7 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _held(context: Context, row: Row) -> Counter[str]:
     """What a row holds, however bad it is."""
-    try:
-        entry = records.entry_of(context.extra["layout"], row)
-    except RecursionError:
-        return Counter()
+    entry = records.entry_of(context.extra["layout"], row)
     return Counter(phrases=len(entry.phrases), annotations=entry.num_masks)
 
 

@@ -184,7 +184,7 @@ def image_keys(context: Context, index: Folder) -> Iterator[str]:
     for row in read_rows(index):
         try:
             names = _picture_names(decode(row.record))
-        except (RecordError, RecursionError):
+        except RecordError:
             names = []
         yield image_key(names[0]) if len(names) == 1 else ""
 
@@ -214,10 +214,7 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _held(row: Row) -> Counter[str]:
     """What a row holds, however bad it is."""
-    try:
-        turns = decode(row.record).get("conversations")
-    except RecursionError:
-        turns = None
+    turns = decode(row.record).get("conversations")
     return Counter(turns=len(turns) if isinstance(turns, list) else 0)
 
 

@@ -40,9 +40,6 @@ def outcomes(
             outcome = _refused(context, row, error, counts(row), unit)
         except (OSError, MemoryError, SourceError):
             raise
-        except RecursionError:  # a record that could just be read when the index was made, from less deep a call
-            deep = RecordError("bad_json", "the record, or one of its members, is nested too deeply")
-            outcome = _refused(context, row, deep, counts(row), unit)
         except Exception as error:  # a defect; but this row's, not the job's
             defect = RecordError("internal_error", f"{type(error).__name__}: {error}")
             outcome = _refused(context, row, defect, counts(row), unit)

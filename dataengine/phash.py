@@ -28,12 +28,6 @@ class Looks:
     mirrored: int
 
 
-def perceptual_hash(data: bytes) -> int | None:
-    """The hash of a picture as it is stored; see `looks`."""
-    found = looks(data)
-    return None if found is None else found.plain
-
-
 def looks(data: bytes) -> Looks | None:
     """The DCT hashes of a picture (pHash of the library ImageHash): near for other sizes, qualities and formats of it.
 
