@@ -1,16 +1,17 @@
 """Split roles: which splits of which sources each picture is in, and the pictures that must not be trained on.
 
-A role is `source/split`. Pictures are the same where their `image_key` is, whatever file they lie in; held-out ones
-whose key is no number that sources share are also known by their bytes. The roles of all pictures are a file of the
-dataset; a training sample on a picture with a forbidden role is filtered with that reason.
+A role is `source/split`. Pictures are the same where their `image_key` is, whatever file they lie in; held-out ones are
+also known by their bytes, where their key or that of a training picture is no number that sources share. The roles of
+all pictures are a file of the dataset. A training sample on a picture with a forbidden role is filtered with that as
+the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -140,13 +141,17 @@ def gather(recipe: Recipe, splits: Sequence[Split], seed: int, place: Path, prog
         for split in splits
     }
     trains = any(is_training(split.part.split) for split in splits)  # else nothing is forbidden to it
-    seen: dict[str, Iterator[_Seen]] = {key: map(_Seen, one.keys(seed)) for key, one in indexed.items()}
+    reading = _Reading(wanted=trains, progress=progress)
+    held = {held_out.role for held_out in found.parts}
+    seen: dict[str, Iterator[_Seen]] = {
+        key: _own(one, seed, reading) for key, one in indexed.items() if key not in held
+    }
     for number, held_out in enumerate(found.parts):
         one = indexed.get(held_out.role)
         if one is None:
             progress.say(f"indexing {held_out.role}, which must not be trained on")
         target = place / f"held-out-{number:03d}.arrow"
-        seen[held_out.role] = _held_out(recipe, held_out, one, target, seed, progress, read=trains)
+        seen[held_out.role] = _held_out(recipe, held_out, one, target, seed, reading)
     target = place / FILE
     _write(seen, target)
     forbid = tuple(sorted(held_out.role for held_out in found.parts))
@@ -213,20 +218,51 @@ class _Indexed:
         return builder.make_context(self._made, source, self.spec.task, self.part, self.report, self.options, seed)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Reading:
+    """Which held-out pictures are read, so that their bytes tell them.
+
+    wanted: whether any is. strangers: whether some picture that is trained on has no shared number; then all held-out
+    pictures are read, for it may be any of them; else those without such a number. known: keys of those that were read.
+    """
+
+    wanted: bool
+    progress: Progress
+    strangers: bool = False
+    known: set[str] = field(default_factory=set)
+
+    def rows(self, keys: Iterable[tuple[int, str]]) -> list[int]:
+        """The rows to be read, of rows and their keys; one for each shared number."""
+        new = dict[str, int]()
+        nameless = []
+        for row, key in keys:
+            if not _is_shared(key):
+                nameless.append(row)
+            elif self.strangers and key not in self.known:
+                new.setdefault(key, row)
+        return sorted([*nameless, *new.values()]) if self.wanted else []
+
+
+def _is_shared(key: str) -> bool:
+    """Whether a picture's identity is a number that all sources with it give."""
+    return key.partition("/")[0] in SHARED
+
+
+def _own(one: _Indexed, seed: int, reading: _Reading) -> Iterator[_Seen]:
+    """The pictures of a split that is built; what of them is trained on without a shared number is noted."""
+    trains = is_training(one.part.split)
+    for key in one.keys(seed):
+        reading.strangers |= trains and not _is_shared(key)
+        yield _Seen(key)
+
+
 def _held_out(
-    recipe: Recipe,
-    held_out: HeldOut,
-    one: _Indexed | None,
-    target: Path,
-    seed: int,
-    progress: Progress,
-    *,
-    read: bool,
+    recipe: Recipe, held_out: HeldOut, one: _Indexed | None, target: Path, seed: int, reading: _Reading
 ) -> Iterator[_Seen]:
-    """The pictures of a held-out split.
+    """The pictures of a held-out split; to be read after those of all splits that are trained on.
 
     Args:
-        one: the split, where it is built too; else it is indexed, at target. read: those that no shared number tells.
+        one: the split, where it is built too; else it is indexed, at target.
     """
     spec = held_out.spec
     with recipe.naming(held_out.role.partition("/")[0]):
@@ -235,16 +271,14 @@ def _held_out(
             options = made.parse_options(spec.task, spec.options)
             report = made.index(held_out.part, options, target)
             one = _Indexed(held_out.role, spec, held_out.part, options, report, target)
-        nameless = []
-        for row, key in enumerate(one.keys(seed)):
-            if key.partition("/")[0] not in SHARED:
-                nameless.append(row)
-            yield _Seen(key)
-        if nameless and read:
-            progress.say(
-                f"reading {len(nameless):,} pictures of {held_out.role}, which have no number that sources share"
-            )
-            yield from one.read(nameless, seed)
+        keys = list(one.keys(seed))
+        yield from map(_Seen, keys)
+        rows = reading.rows(enumerate(keys))
+        if rows:
+            reading.progress.say(f"reading {len(rows):,} pictures of {held_out.role}, to know them under other names")
+            for picture in one.read(rows, seed):
+                reading.known.add(picture.key)
+                yield picture
     target.unlink(missing_ok=True)
 
 

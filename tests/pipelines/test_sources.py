@@ -347,6 +347,24 @@ held_out:
     assert "reading" not in said.getvalue()
 
 
+def test_pictures_of_ones_own_are_compared_with_held_out_ones_that_have_numbers(coco_tree, tmp_path):
+    """What is trained on may be any picture of COCO's, if it has no number; each of these is read once."""
+    train, val = coco_tree(8, split="train"), coco_tree(4, split="val")  # 1 to 4 are the same files
+    options = {"variants": ["instance"]}
+    spec = recipe.SourceSpec(builder="coco", task="genseg", root=str(val.root), splits=("val",), options=options)
+    mine = {"root": str(train.root), "splits": ("train",), "options": options | {"image_namespace": "mine"}}
+    own = spec.model_copy(update=mine)
+    loaded = recipe.Recipe(name="own", sources={"own": own}, held_out={"eval": spec, "more": spec})
+    said = io.StringIO()
+    manifest = build.run(loaded, str(tmp_path / "out"), Settings(), Console(said))
+    assert manifest["forbidden"]["by_content"] == 4
+    assert {s.image_key for s in open_dataset(str(tmp_path / "out")).samples()} == {
+        f"mine/{n:012d}" for n in range(5, 9)
+    }
+    assert manifest["counts"]["records"]["filtered"]["images"] == {"forbidden: eval/val": 4}
+    assert said.getvalue().count("reading 4 pictures") == said.getvalue().count("reading ") == 1
+
+
 def test_absent_splits_of_a_source_of_the_recipe_are_said(published, tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     for name in ("annotations/instances_train2017.json", "train2017"):
