@@ -252,7 +252,7 @@ def _own(one: _Indexed, seed: int, reading: _Reading) -> Iterator[_Seen]:
     """The pictures of a split that is built; what of them is trained on without a shared number is noted."""
     trains = is_training(one.part.split)
     for key in one.keys(seed):
-        reading.strangers |= trains and not _is_shared(key)
+        reading.strangers |= trains and key != "" and not _is_shared(key)
         yield _Seen(key)
 
 
