@@ -20,6 +20,7 @@ from pipelines.evaluate.scorers import Rules, checked_record
 
 MAX_CAPTION = 100_000  # characters
 MAX_PHRASES = 10_000  # of one prediction
+MAX_PHRASE = 10_000  # characters
 MARKERS = re.compile(r"</?p>|<SEG>|\[SEG\]|<region>|<image>")
 
 
@@ -177,9 +178,16 @@ def _caption(record: Mapping[str, Any], height: int, width: int) -> Caption:
     return Caption(
         text=_plain(text),
         rles=tuple(mask_of(phrase, height, width) for phrase in listed),
-        phrases=tuple(_plain(text_of(phrase, "text")) for phrase in listed) if named else None,
+        phrases=tuple(_phrase(phrase) for phrase in listed) if named else None,
         scores=tuple(1.0 if phrase.get("score") is None else score_of(phrase) for phrase in listed),
     )
+
+
+def _phrase(record: Mapping[str, Any]) -> str:
+    text = text_of(record, "text")
+    if len(text) > MAX_PHRASE:
+        raise ReasonError("bad_record", f"a phrase has {len(text):,} characters; at most {MAX_PHRASE:,} can be")
+    return _plain(text)
 
 
 def _plain(text: str) -> str:

@@ -96,6 +96,7 @@ def test_phrases_without_text_have_no_recall(grounded):
     [
         ({"caption": None}, "bad_record"),
         ({"caption": "x" * 100_001}, "bad_record"),
+        ({"phrases": [{"text": "x" * 10_001, "segmentation": {"size": [20, 30], "counts": [600]}}]}, "bad_record"),
         ({"phrases": None}, "bad_record"),
         ({"phrases": {}}, "bad_record"),
         ({"phrases": [None]}, "bad_record"),
