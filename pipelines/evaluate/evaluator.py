@@ -45,8 +45,9 @@ class Evaluator:
         """The masks of one sample; none, where n is 0.
 
         Args:
-            masks: (n, height, width) bool or whole numbers, of which all but 0 are set, on the canvas of the sample.
-                Like all arrays here a numpy array, a list, or a torch tensor on any device. scores: (n,) float.
+            masks: (n, height, width) bool or whole numbers, of which all but 0 are set, on the canvas of the sample; an
+                empty list where there is none. Like all arrays here a numpy array, a list, or a torch tensor on any
+                device. scores: (n,) float.
             categories: (n,) category ids, or conditions: (n,) indices of the sample's conditions, as the task has it.
             prompt: the kind of prompt that was shown.
         Raises:
@@ -151,6 +152,8 @@ def _maps(values: Any, sample_id: str) -> np.ndarray:
     if hasattr(values, "detach") and not _is_whole(str(values.dtype)):  # a tensor, that need not be copied to say so
         raise _float_masks(sample_id, values.dtype)
     maps = _array(values)
+    if maps.shape == (0,):  # an empty list
+        return np.zeros((0, 0, 0), bool)
     if maps.ndim != 3:
         raise PredictionError(f"{sample_id}: masks must have the shape (n, height, width), not {maps.shape}")
     if maps.dtype != bool:

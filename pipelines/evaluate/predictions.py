@@ -7,6 +7,7 @@ docs/evaluate.md.
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -130,13 +131,13 @@ class Source:
 
     def _from_json(self, file: BinaryIO) -> Iterator[tuple[str, Any]]:
         name = self.name  # which takes its time, asked for each record
-        first = file.read(1)
+        first = file.read(3).removeprefix(codecs.BOM_UTF8) or file.read(1)
         while first.isspace():
             first = file.read(1)
         file.seek(0)
-        if first != b"{" or name.endswith((".jsonl", ".ndjson")):
+        if not first.lstrip().startswith(b"{") or name.endswith((".jsonl", ".ndjson")):
             for record in iter_rows(file, name):
-                if isinstance(record.value, dict) and "sample_id" not in record.value and "benchmark" in record.value:
+                if isinstance(record.value, dict) and record.value.keys() == {"benchmark"}:
                     self._state(record.value["benchmark"])  # the first of JSON lines may say it
                     continue
                 yield f"{name}: [{record.position}]", record.value if record.error is None else record.error
@@ -170,7 +171,7 @@ class Source:
                     for row in batch.to_pylist():
                         yield f"{name}: row {number}", {k: v for k, v in row.items() if v is not None}
                         number += 1
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:  # the last of dates, on their way out
             raise PredictionError(f"{self.uri}: cannot be read: {error}") from None
 
     def _state(self, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -9,6 +10,8 @@ import random
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -186,6 +189,28 @@ def test_damaged_files_are_refused_in_words(name, content, bench, tmp_path):
         evaluate(bench, "vgdseg", str(tmp_path / name))
 
 
+def test_a_byte_order_mark_changes_nothing(bench, expected, noisy, opened, tmp_path):
+    content = json.dumps({"benchmark": opened.id, "predictions": noisy}).encode()
+    (tmp_path / "marked.json").write_bytes(codecs.BOM_UTF8 + b"\n " + content)
+    assert evaluate(bench, "vgdseg", str(tmp_path / "marked.json")) == expected
+
+
+@pytest.mark.parametrize("more", [{"predictions": []}, {"image_id": 1, "score": 0.5}])
+def test_only_what_names_nothing_but_the_benchmark_is_no_prediction(more, bench, opened, tmp_path):
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"benchmark": opened.id, **more}))
+    with pytest.raises(PredictionError, match="1 bad_record"):
+        evaluate(bench, "vgdseg", str(tmp_path / "lines.jsonl"))
+
+
+def test_parquet_values_that_python_cannot_hold_are_told(bench, tmp_path):
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    columns = {"text": text, "date": pa.array([2**62], pa.timestamp("us")), "time": pa.array([2**62], pa.duration("s"))}
+    for name, column in columns.items():
+        pq.write_table(pa.table({"sample_id": column}), tmp_path / f"{name}.parquet")
+        with pytest.raises(PredictionError, match=f"{name}.parquet: cannot be read"):
+            evaluate(bench, "vgdseg", str(tmp_path / f"{name}.parquet"))
+
+
 def test_a_file_of_two_benchmarks_is_refused(bench, opened, tmp_path):
     (tmp_path / "two.jsonl").write_text(f'{{"benchmark": "{opened.id}"}}\n{{"benchmark": "{OTHER}"}}\n')
     with pytest.raises(PredictionError, match="names two benchmarks"):
@@ -300,7 +325,8 @@ def test_arrays_that_cannot_be_scored_are_refused_at_once(change, message, bench
 def test_no_masks_are_no_predictions(bench, opened):
     evaluator = Evaluator(bench, "vgdseg")
     name = next(opened.samples()).sample_id
-    evaluator.add(name, masks=np.zeros((0, 4, 4), bool), scores=[], categories=[], prompt="point")
+    for none in (np.zeros((0, 4, 4), bool), []):
+        evaluator.add(name, masks=none, scores=[], categories=[], prompt="point")
     assert evaluator.result()["predictions"] == 0
 
 
