@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dataengine.errors import UserError
@@ -13,17 +13,39 @@ from pipelines.vgd import lock as locks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """id: of its lock; of a dataset that has none, its version. split: whose samples are scored; None for all."""
+    """id: of its lock; of a dataset that has none, its version. split: whose samples are scored; None for all.
+
+    locked: hash of what each sample asks, by its id, as the lock has it; None without a lock.
+    """
 
     dataset: Dataset
     id: str
     name: str
     task: str
     split: str | None = None
+    locked: Mapping[str, str] | None = None
 
     def samples(self) -> Iterator[Sample]:
-        """The samples of the task."""
-        return (sample for sample in self.dataset.samples(self.split) if sample.task == self.task)
+        """The samples of the task.
+
+        Raises:
+            LockError: one of them asks something else than the lock says, or one is missing.
+        """
+        number = 0
+        for sample in self.dataset.samples(self.split):
+            if self.locked is not None and self.locked.get(sample.sample_id) != locks.digest(sample):
+                raise self._changed(sample.sample_id)
+            number += 1
+            if sample.task == self.task:
+                yield sample
+        if self.locked is not None and self.split is None and number != len(self.locked):
+            raise self._changed(f"{number:,} of {len(self.locked):,} samples")
+
+    def _changed(self, what: str) -> locks.LockError:
+        place = self.dataset.folder.uri
+        return locks.LockError(
+            f"{place}: was changed: {what}, not as the lock says; `dataengine vgd verify` tells more"
+        )
 
     def categories(self) -> dict[int, str]:
         """Names of the categories of the task's sources, by id; ids of one source."""
@@ -41,14 +63,14 @@ def open_benchmark(uri: str, task: str, split: str | None = None) -> Benchmark:
         DatasetError, LockError: it is not finished, or was changed. UserError: it holds no sample of the task.
     """
     dataset = open_dataset(uri)
-    identity, name = dataset.manifest["version"], dataset.manifest["recipe"]["name"]
+    identity, name, locked = dataset.manifest["version"], dataset.manifest["recipe"]["name"], None
     if dataset.folder.exists(locks.FILE):
         lock = locks.read(dataset.folder)
-        identity, name = lock.id, lock.name
+        identity, name, locked = lock.id, lock.name, lock.samples
     tasks = dataset.manifest["counts"]["tasks"]
     if not tasks.get(task):
         raise UserError(f"{uri}: holds no sample of {task}; it has {', '.join(sorted(tasks)) or 'none'}")
     splits = sorted({shard["split"] for shard in dataset.manifest["shards"]})
     if split is not None and split not in splits:
         raise UserError(f"{uri}: has no split {split}; there are {', '.join(splits)}")
-    return Benchmark(dataset=dataset, id=identity, name=name, task=task, split=split)
+    return Benchmark(dataset=dataset, id=identity, name=name, task=task, split=split, locked=locked)

@@ -128,7 +128,7 @@ def read(folder: Folder) -> Lock:
             f"{folder.uri}: no {FILE}; a folder becomes a benchmark by `dataengine vgd build`, and one whose build was "
             "stopped by the same command with --resume"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LockError(f"{folder.uri}: {FILE} is damaged: it is no lock") from None
     if made != FORMAT:
         raise LockError(f"{folder.uri}: {FILE} has format {made}; this version reads format {FORMAT}")

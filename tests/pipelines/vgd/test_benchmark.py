@@ -18,6 +18,7 @@ from dataengine.store.dataset import open_dataset, validate
 from pipelines import build as building
 from pipelines.build import ResumeError
 from pipelines.cli import app
+from pipelines.evaluate.benchmark import open_benchmark
 from pipelines.recipe import ShardSpec
 from pipelines.vgd import benchmark, lock, verify
 from pipelines.vgd.benchmark import Settings
@@ -241,7 +242,7 @@ def test_a_lock_that_was_changed_is_refused(made, before, after, message):
         lock.read(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b'{"lock": "a", "format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b'{"lock": "a", "format": 1}', b"[" * 100_000])
 def test_files_that_are_no_lock_are_refused(made, content):
     folder = open_dataset(made[0]).folder
     (folder.path / lock.FILE).write_bytes(content)
@@ -286,6 +287,8 @@ def test_a_changed_prompt_is_found(made):
     out, _, _ = made
     rewrite(out, lambda row: row["objects"][0]["prompts"][0]["points"].__setitem__(0, 3.5))
     (name,) = [s.sample_id for s in list(open_dataset(out).samples())[:1]]
+    with pytest.raises(LockError, match=f"was changed: {name}, not as the lock says"):
+        list(open_benchmark(out, "vgdseg").samples())
     assert verify.verify(out, share=0).problems == [f"{name}: asks something else than the lock says"]
 
 
@@ -293,6 +296,8 @@ def test_a_missing_sample_is_found(made):
     out, _, _ = made
     names = [s.sample_id for s in open_dataset(out).samples()]
     rewrite(out, drop=True)
+    with pytest.raises(LockError, match="was changed: 31 of 32 samples"):
+        list(open_benchmark(out, "vgdseg").samples())
     problems = verify.verify(out, share=0).problems
     assert f"{names[0]}: is in the lock but not in the benchmark" in problems
     assert f"{benchmark.REGIONS}: is not what the samples give" in problems
