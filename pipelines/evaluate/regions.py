@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dataengine import masks
-from dataengine.errors import ReasonError
+from dataengine.errors import ReasonError, UserError
 from dataengine.metrics.ap import AveragePrecision, average_precision
 from dataengine.sample import PROMPT_KINDS, Sample
 from dataengine.store.files import Folder
@@ -58,8 +58,10 @@ class Scorer:
         self._rules = rules
         self._asked: dict[str, Asked] = {}
         self._truth, self._regions, self._found = TruthRows(), RegionRows(), FoundRows()
+        names: dict[int, tuple[str, str]] = {}
         for sample in benchmark.samples():
             asked = _asked(sample, len(self._asked))
+            _check_ids(sample, names)
             self._asked[sample.sample_id] = asked
             self._truth.add(sample, asked.number, asked.categories)
             self._regions.add(sample, asked.number)
@@ -116,6 +118,22 @@ class Scorer:
     def _is_zero(self, kind: str) -> bool:
         """Whether a kind without predictions scores 0: where there are none at all, all that were to be scored do."""
         return not self.predictions and self._rules.prompt in (None, kind)
+
+
+def _check_ids(sample: Sample, names: dict[int, tuple[str, str]]) -> None:
+    """See that a category id means the same in all sources. names: by id the first source that has it, and its name.
+
+    Raises:
+        UserError
+    """
+    for condition in sample.conditions:
+        number, name = condition.category_id, condition.text
+        source, known = names.setdefault(number, (sample.source, name))
+        if source != sample.source and known != name:
+            raise UserError(
+                f"category {number} is {known!r} in source {source} but {name!r} in {sample.source}; regions of "
+                "sources with categories of their own cannot be scored together: make a benchmark of each"
+            )
 
 
 def _asked(sample: Sample, number: int) -> Asked:

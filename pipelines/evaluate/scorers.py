@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from dataengine.errors import ReasonError, UserError
+from dataengine.metrics.ap import BACKENDS
+from dataengine.sample import PROMPT_KINDS
 from dataengine.store.files import Folder
 from pipelines.evaluate.benchmark import Benchmark
 from pipelines.evaluate.predictions import Faults
@@ -64,10 +66,14 @@ def scorer_of(benchmark: Benchmark, rules: Rules) -> Scorer:
     """The scorer of a benchmark's task.
 
     Raises:
-        UserError: there is none, or no such convention.
+        UserError: there is none, or no such convention, backend or kind of prompt.
     """
     if rules.convention not in CONVENTIONS:
         raise UserError(f"no convention {rules.convention!r}; there are {', '.join(CONVENTIONS)}")
+    if rules.backend not in BACKENDS:
+        raise UserError(f"no AP backend {rules.backend!r}; there are {', '.join(BACKENDS)}")
+    if rules.prompt is not None and rules.prompt not in PROMPT_KINDS:
+        raise UserError(f"no kind of prompt {rules.prompt!r}; there are {', '.join(PROMPT_KINDS)}")
     if benchmark.task not in MODULES:
         raise UserError(f"{benchmark.task} is not scored here; {', '.join(sorted(MODULES))} are")
     module = import_module(f"pipelines.evaluate.{MODULES[benchmark.task]}")

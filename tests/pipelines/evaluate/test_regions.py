@@ -361,6 +361,26 @@ def test_nothing_but_faults_scores_zero():
     assert scorer.result()["scores"]["same_image"]["point"]["ap"] == 0
 
 
-def test_an_unknown_convention_is_refused():
-    with pytest.raises(UserError, match="standard, xsam"):
-        scorer_of(Benchmark([]), Rules(convention="mine"))
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Rules(convention="mine"), "standard, xsam"),
+        (Rules(backend="mine"), "hotcoco, pycocotools"),
+        (Rules(prompt="finger"), "point, scribble, box, mask"),
+    ],
+)
+def test_unknown_rules_are_refused_before_anything_is_read(rules, message):
+    with pytest.raises(UserError, match=message):
+        scorer_of(Benchmark([]), rules)
+
+
+def test_sources_whose_ids_mean_different_things_are_not_scored_together():
+    """Else a person of one source and an aerosol of another, both 1, would be one category."""
+
+    def named(name: str, source: str, text: str) -> Sample:
+        made = sample(name, thing(rle(0)))
+        return replace(made, source=source, conditions=tuple(replace(c, text=text) for c in made.conditions))
+
+    score([named("a", "coco", "person"), named("b", "coco_train", "person")], [])
+    with pytest.raises(UserError, match="category 1 is 'person' in source coco but 'aerosol' in lvis"):
+        score([named("a", "coco", "person"), named("b", "lvis", "aerosol")], [])
