@@ -31,7 +31,7 @@ test: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2
 
-# Every figure the README claims; takes about twenty minutes.
+# Every figure the README claims; takes about half an hour.
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m benchmarks
 
