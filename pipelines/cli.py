@@ -205,6 +205,21 @@ def inspect(
 
 
 @app.command()
+def stats(
+    directory: Dataset,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all categories.")] = False,
+) -> None:
+    """Count what a dataset holds: samples, objects, sizes, words, prompts, categories."""
+    import json
+
+    from pipelines import stats as counting
+
+    with errors():
+        found = counting.stats(directory)
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else counting.text(found))
+
+
+@app.command()
 def preview(
     directory: Dataset,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],

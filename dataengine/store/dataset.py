@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dataengine import images, invariants
 from dataengine.keyed import key_hash, keyed
@@ -15,6 +15,9 @@ from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit, DatasetError
 from dataengine.store.files import Folder, StoreError
 from dataengine.store.shards import LogicalHash, read_shard, read_tables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PICTURE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "hdfs")
 
@@ -50,6 +53,16 @@ class Dataset:
             if split in (None, shard["split"]):
                 with self._opened(shard["name"]) as file:
                     yield from read_shard(file)
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all samples, one row group in memory at a time; the others are not read."""
+        import pyarrow.parquet as pq
+
+        for entry in self.manifest["shards"]:
+            with self._opened(entry["name"]) as file:
+                shard = pq.ParquetFile(file)
+                for group in range(shard.num_row_groups):
+                    yield shard.read_row_group(group, columns=list(columns), use_threads=False)
 
     def find(self, sample_id: str) -> Sample:
         """One sample; only the ids and its row group are read.

@@ -25,8 +25,30 @@ COMMANDS = {
     "mix": {"--source", "--root"},
     "detect": {"--recipe"},
     "inspect": {"--sample"},
+    "stats": {"--json"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
+    "vgd build": {
+        *(
+            "--coco",
+            "--split",
+            "--out",
+            "--name",
+            "--profile",
+            "--seed",
+            "--images",
+            "--limit",
+            "--workers",
+            "--resume",
+        ),
+        *("--cross-image", "--negatives", "--shots"),
+    },
+    "vgd verify": {"--source", "--share", "--seed"},
+    "vgd quality": {"--out", "--objects", "--seed"},
+    "eval": {
+        *("--benchmark", "--predictions", "--out", "--split", "--convention", "--backend", "--prompt"),
+        *("--exclude-faults", "--strata"),
+    },
     "leaks": {"--near", "--no-near", "--workers", "--json"},
 }
 
