@@ -90,7 +90,7 @@ def vgd_rows(tree: Path, split: str = "train") -> list[tuple[str, str, str]]:
             seconds = time.perf_counter() - start
             counts = json.loads((out / "benchmark.lock.json").read_text())["counts"]
         regions = sum(counts["regions"].values())
-        what = f"vgd build of {VGD_IMAGES:,} images, {counts['objects']:,} objects, {regions:,} regions"
+        what = f"vgd build of {VGD_IMAGES:,} images, {counts['objects']['targets']:,} objects, {regions:,} regions"
         found.append((f"{what}, 2 workers, {title}", f"{seconds:.0f} s", target))
     return found
 
