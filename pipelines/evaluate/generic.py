@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dataengine.errors import ReasonError, UserError
+from dataengine.errors import UserError
 from dataengine.sample import Sample
 from dataengine.store.files import Folder
+from pipelines.evaluate import scorers
 from pipelines.evaluate.benchmark import Benchmark
 from pipelines.evaluate.predictions import Faults
 from pipelines.evaluate.samples import Samples
-from pipelines.evaluate.scorers import Rules, checked_record
+from pipelines.evaluate.scorers import Rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,33 +63,25 @@ class Part(Protocol):
         ...
 
 
-class Scorer:
-    """See `Scorer` in `pipelines.evaluate.scorers`."""
+class Scorer(scorers.Scorer):
+    """See `scorers.Scorer`."""
 
     def __init__(self, benchmark: Benchmark, rules: Rules) -> None:
-        self.faults = Faults()
-        self.predictions = 0
-        self._samples: Samples[Asked] = Samples()
+        super().__init__()
+        self._samples = Samples(benchmark, _asked)
         self._parts: dict[tuple[str, str], Part] = {}
         self._answered: set[int] = set()
         things = things_of(benchmark)
-        for number, sample in enumerate(benchmark.samples()):
-            asked = _asked(sample, number)
+        for asked in self._samples:
             key = asked.variant, asked.source
             if key not in self._parts:
                 self._parts[key] = _part(asked, things.get(asked.source, {}), rules, self.faults)
             self._parts[key].ask(asked)
-            self._samples.add(sample, asked)
 
-    def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
-        try:
-            checked = checked_record(record)
-            asked = self._samples.find(checked, _variant(checked))
-            self._parts[asked.variant, asked.source].add(asked, place, checked, folder)
-            self._answered.add(asked.number)
-            self.predictions += 1
-        except ReasonError as error:
-            self.faults.add(error.reason, f"{place}: {error}")
+    def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
+        asked = self._samples.find(record, _variant(record))
+        self._parts[asked.variant, asked.source].add(asked, place, record, folder)
+        self._answered.add(asked.number)
 
     def result(self) -> dict[str, Any]:
         scores: dict[str, Any] = {}

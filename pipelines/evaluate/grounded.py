@@ -13,10 +13,11 @@ from dataengine.metrics.captions import Absent
 from dataengine.metrics.grounded import Grounded, columns
 from dataengine.sample import Sample
 from dataengine.store.files import Folder
+from pipelines.evaluate import scorers
 from pipelines.evaluate.benchmark import Benchmark
-from pipelines.evaluate.predictions import Faults, mask_of, score_of, text_of
+from pipelines.evaluate.predictions import mask_of, score_of, text_of
 from pipelines.evaluate.samples import Samples
-from pipelines.evaluate.scorers import Rules, checked_record
+from pipelines.evaluate.scorers import Rules
 
 MAX_CAPTION = 100_000  # characters
 MAX_PHRASES = 10_000  # of one prediction
@@ -45,28 +46,16 @@ class Asked:
     truth: Caption
 
 
-class Scorer:
-    """See `Scorer` in `pipelines.evaluate.scorers`."""
+class Scorer(scorers.Scorer):
+    """See `scorers.Scorer`."""
 
     def __init__(self, benchmark: Benchmark, rules: Rules) -> None:
-        self.faults = Faults()
-        self.predictions = 0
+        super().__init__()
         self._rules = rules
-        self._samples: Samples[Asked] = Samples()
-        self._asked: list[Asked] = []
-        for number, sample in enumerate(benchmark.samples()):
-            self._asked.append(_asked(sample, number))
-            self._samples.add(sample, self._asked[-1])
+        self._samples = Samples(benchmark, _asked)
         self._found: dict[int, Caption] = {}
 
-    def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
-        try:
-            self._add(checked_record(record))
-            self.predictions += 1
-        except ReasonError as error:
-            self.faults.add(error.reason, f"{place}: {error}")
-
-    def _add(self, record: Mapping[str, Any]) -> None:
+    def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         asked = self._samples.find(record)
         found = _caption(record, asked.height, asked.width)
         if asked.number in self._found:
@@ -76,14 +65,14 @@ class Scorer:
     def result(self) -> dict[str, Any]:
         """Over all samples; with X-SAM's convention over those for which a mask was found."""
         published = self._rules.convention == "xsam"
-        counted = [asked for asked in self._asked if not published or self._rles(asked)]
+        counted = [asked for asked in self._samples if not published or self._rles(asked)]
         scores: dict[str, Any] = {
             **self._texts(counted),
             **self._masks(counted),
         }
         return {
             "backend": scores.pop("backend"),
-            "samples": len(self._asked),
+            "samples": len(self._samples),
             "samples_with_predictions": len(self._found),
             "scores": {"all": scores},
         }

@@ -12,10 +12,11 @@ from dataengine.errors import ReasonError
 from dataengine.metrics.overlap import Overlaps, OverlapScore
 from dataengine.sample import PROMPT_KINDS, Condition, Sample
 from dataengine.store.files import Folder
+from pipelines.evaluate import scorers
 from pipelines.evaluate.benchmark import Benchmark
-from pipelines.evaluate.predictions import Faults, mask_of, number_of
+from pipelines.evaluate.predictions import mask_of, number_of
 from pipelines.evaluate.samples import Samples, empty
-from pipelines.evaluate.scorers import Rules, checked_record
+from pipelines.evaluate.scorers import Rules
 
 ALL = "all"
 
@@ -46,30 +47,18 @@ class Cell:
     prompted: bool
 
 
-class Scorer:
-    """See `Scorer` in `pipelines.evaluate.scorers`."""
+class Scorer(scorers.Scorer):
+    """See `scorers.Scorer`."""
 
     def __init__(self, benchmark: Benchmark, rules: Rules) -> None:
-        self.faults = Faults()
-        self.predictions = 0
+        super().__init__()
         self._rules = rules
         self._by_prompt = benchmark.task == "intseg"
-        self._samples: Samples[Asked] = Samples()
-        self._asked: list[Asked] = []
-        for number, sample in enumerate(benchmark.samples()):
-            self._asked.append(asked_of(sample, number))
-            self._samples.add(sample, self._asked[-1])
+        self._samples = Samples(benchmark, asked_of)
         self._answered: dict[Cell, Overlaps] = {}
         self._seen: set[tuple[int, int, str | None]] = set()
 
-    def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
-        try:
-            self._add(checked_record(record))
-            self.predictions += 1
-        except ReasonError as error:
-            self.faults.add(error.reason, f"{place}: {error}")
-
-    def _add(self, record: Mapping[str, Any]) -> None:
+    def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         asked = self._samples.find(record)
         condition = condition_of(record, asked)
         kind = self._kind(record)
@@ -95,7 +84,7 @@ class Scorer:
 
     def result(self) -> dict[str, Any]:
         counts = {
-            "samples": len(self._asked),
+            "samples": len(self._samples),
             "samples_with_predictions": len({number for number, _, _ in self._seen}),
         }
         if not self._by_prompt:
@@ -108,8 +97,8 @@ class Scorer:
 
     def _scores(self, kind: str | None) -> dict[str, Any]:
         """Over all samples, and by source, split and variant where there are several."""
-        parts = {group: self._overlaps(group, kind) for group in sorted({asked.group for asked in self._asked})}
-        groups = Counter(self._asked[number].group for number, _, shown in self._seen if shown == kind)
+        parts = {group: self._overlaps(group, kind) for group in sorted({asked.group for asked in self._samples})}
+        groups = Counter(self._samples[number].group for number, _, shown in self._seen if shown == kind)
         together = Overlaps()
         for part in parts.values():
             together.merge(part)
@@ -128,7 +117,7 @@ class Scorer:
         for prompted in (True,) if published else (True, False):
             if (part := self._answered.get(Cell(group, kind, prompted))) is not None:
                 found.merge(part)
-        for asked in self._asked:
+        for asked in self._samples:
             if asked.group != group or published:
                 continue
             nothing = empty(asked.height, asked.width)

@@ -17,10 +17,11 @@ from dataengine.errors import ReasonError, UserError
 from dataengine.metrics.ap import AveragePrecision, average_precision
 from dataengine.sample import PROMPT_KINDS, Sample
 from dataengine.store.files import Folder
+from pipelines.evaluate import scorers
 from pipelines.evaluate.benchmark import Benchmark
 from pipelines.evaluate.columns import Found, FoundRows, Truth, TruthRows
-from pipelines.evaluate.predictions import Faults, mask_of, number_of, score_of, text_of
-from pipelines.evaluate.scorers import Rules, checked_record
+from pipelines.evaluate.predictions import mask_of, number_of, score_of, text_of
+from pipelines.evaluate.scorers import Rules
 from pipelines.evaluate.strata import RegionRows, Regions, each
 from pipelines.variants import NEGATIVES, SAME_IMAGE
 
@@ -49,12 +50,11 @@ class Columns:
     regions: Sequence[Regions]
 
 
-class Scorer:
-    """See `Scorer` in `pipelines.evaluate.scorers`."""
+class Scorer(scorers.Scorer):
+    """See `scorers.Scorer`."""
 
     def __init__(self, benchmark: Benchmark, rules: Rules) -> None:
-        self.faults = Faults()
-        self.predictions = 0
+        super().__init__()
         self._rules = rules
         self._asked: dict[str, Asked] = {}
         self._truth, self._regions, self._found = TruthRows(), RegionRows(), FoundRows()
@@ -66,14 +66,7 @@ class Scorer:
             self._truth.add(sample, asked.number, asked.categories)
             self._regions.add(sample, asked.number)
 
-    def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
-        try:
-            self._add(checked_record(record))
-            self.predictions += 1
-        except ReasonError as error:
-            self.faults.add(error.reason, f"{place}: {error}")
-
-    def _add(self, record: Mapping[str, Any]) -> None:
+    def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         name = text_of(record, "sample_id")
         asked = self._asked.get(name)
         if asked is None:

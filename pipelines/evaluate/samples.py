@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from dataengine import masks
 from dataengine.errors import ReasonError
 from dataengine.sample import Sample
+from pipelines.evaluate.benchmark import Benchmark
 from pipelines.evaluate.predictions import text_of
 
 T = TypeVar("T")
 
 
 class Samples(Generic[T]):
-    """What is known about each sample, found by what a prediction says."""
+    """What is known about each sample of a benchmark, by its number, or found by what a prediction says."""
 
-    def __init__(self) -> None:
+    def __init__(self, benchmark: Benchmark, know: Callable[[Sample, int], T]) -> None:
+        """know: what is kept of a sample, which has that number."""
+        self._all: list[T] = []
         self._by_id: dict[str, T] = {}
-        self._by_picture: dict[tuple[str | None, str | int], list[T]] = {}
+        self._by_picture: dict[str | int, list[tuple[str | None, T]]] = {}
+        for number, sample in enumerate(benchmark.samples()):
+            known = know(sample, number)
+            self._all.append(known)
+            self._by_id[sample.sample_id] = known
+            name = sample.image_key.rpartition("/")[2]
+            for picture in (name, _number(name)):
+                if picture is not None:
+                    self._by_picture.setdefault(picture, []).append((sample.variant, known))
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._all)
 
-    def add(self, sample: Sample, known: T) -> None:
-        self._by_id[sample.sample_id] = known
-        name = sample.image_key.rpartition("/")[2]
-        for picture in (name, _number(name)):
-            if picture is not None:
-                self._by_picture.setdefault((sample.variant, picture), []).append(known)
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._all)
+
+    def __getitem__(self, number: int) -> T:
+        return self._all[number]
 
     def find(self, record: Mapping[str, Any], variant: str | None = None) -> T:
         """The sample of a prediction: `sample_id`, or else `image_id` where one sample alone shows that picture.
 
         Args:
-            variant: of the sample, where it is found by its picture. An image id is the number at the end of the
-                sample's `image_key`, or its last part as a text.
+            variant: of the sample, where it is found by its picture; None for any. An image id is the number at the
+                end of the sample's `image_key`, or its last part as a text.
         Raises:
             ReasonError: `bad_record`, `unknown_sample`.
         """
@@ -48,7 +58,7 @@ class Samples(Generic[T]):
             return self._by_id[name]
         if isinstance(picture, bool) or not isinstance(picture, int | str):
             raise ReasonError("bad_record", f"image_id must be a number or a text, not {picture!r:.80}")
-        found = self._by_picture.get((variant, picture), [])
+        found = [known for kind, known in self._by_picture.get(picture, []) if variant in (None, kind)]
         if len(found) != 1:
             many = f"{len(found)} samples show the picture" if found else "no sample shows a picture"
             kind = f" ({variant})" if variant else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from dataengine.errors import ReasonError, UserError
 from dataengine.metrics.ap import BACKENDS
@@ -43,11 +44,15 @@ class Rules:
     strata: bool = True
 
 
-class Scorer(Protocol):
-    """Collects the predictions for one benchmark and task."""
+class Scorer(ABC):
+    """Collects the predictions for one benchmark and task; the module of a task has one of this name.
 
-    faults: Faults
-    predictions: int  # that are scored
+    faults: what is wrong with predictions. predictions: how many are scored.
+    """
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.predictions = 0
 
     def add(self, place: str, record: Any, folder: Folder | None = None) -> None:
         """Take a prediction; what is wrong with it goes to `faults`.
@@ -55,11 +60,21 @@ class Scorer(Protocol):
         Args:
             place: where it stands, for messages. record: as in a file. folder: files that it names are below it.
         """
-        ...
+        try:
+            if not isinstance(record, dict):
+                raise ReasonError("bad_record", f"a prediction is an object, not {record!r:.80}")
+            self._take(record, place, folder)
+            self.predictions += 1
+        except ReasonError as error:
+            self.faults.add(error.reason, f"{place}: {error}")
 
+    @abstractmethod
+    def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
+        """Take a prediction that is an object. Raises ReasonError where it cannot be scored."""
+
+    @abstractmethod
     def result(self) -> dict[str, Any]:
         """Scores as JSON values: `scores` by name, and what else the task reports."""
-        ...
 
 
 def scorer_of(benchmark: Benchmark, rules: Rules) -> Scorer:
@@ -79,10 +94,3 @@ def scorer_of(benchmark: Benchmark, rules: Rules) -> Scorer:
     module = import_module(f"pipelines.evaluate.{MODULES[benchmark.task]}")
     scorer: Scorer = module.Scorer(benchmark, rules)
     return scorer
-
-
-def checked_record(record: Any) -> Mapping[str, Any]:
-    """A prediction that is an object. Raises ReasonError `bad_record`."""
-    if not isinstance(record, dict):
-        raise ReasonError("bad_record", f"a prediction is an object, not {record!r:.80}")
-    return record

@@ -77,6 +77,14 @@ def test_ignored_pixels_leave_prediction_and_truth(bench):
     assert scores["giou"] == scores["ciou"] == 0.5
 
 
+def test_a_picture_number_finds_samples_that_say_they_are_long_or_short(bench):
+    for variant in ("long", "short"):
+        bench.add("reaseg", [bench.thing(bench.box(0, 0, 10, 10))], [(0,)], variant=variant)
+    records = [{"image_id": number, "segmentation": bench.rle(bench.box(0, 0, 10, 10))} for number in (0, 1)]
+    scores = bench.score(records)["scores"]
+    assert {name: scores[name]["giou"] for name in scores} == {"all": 1.0, "src/val/long": 1.0, "src/val/short": 1.0}
+
+
 def test_a_picture_number_stands_for_its_only_sample(two):
     square = two.rle(two.box(0, 0, 10, 10))
     assert two.score([{"image_id": 0, "segmentation": square}])["scores"]["all"]["conditions_with_predictions"] == 1
