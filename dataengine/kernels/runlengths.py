@@ -85,6 +85,17 @@ def code_from_runs(runs: np.ndarray) -> np.ndarray:
 
 
 @compiled
+def _with_code(codes: np.ndarray, size: int, code: np.ndarray) -> np.ndarray:
+    """The first `size` bytes of codes, then a code, in the same array where that has room: (n,) uint8."""
+    if size + code.size > codes.size:
+        longer = np.empty(2 * (size + code.size), dtype=np.uint8)
+        longer[:size] = codes[:size]
+        codes = longer
+    codes[size : size + code.size] = code
+    return codes
+
+
+@compiled
 def measure_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int, int]:
     """Area, and tight box x0, y0, x1, y1, half open, in px; zeros where no pixel is set. runs: (n,) int64."""
     area = 0
@@ -409,11 +420,7 @@ def codes_of_polygons(
             for k in range(len(figures)):
                 doubtful |= is_doubtful(figures[k, 0], figures[k, 1], figures[k, 2])
         if not doubtful:
-            if size + code.size > codes.size:
-                longer = np.empty(2 * (size + code.size), dtype=np.uint8)
-                longer[:size] = codes[:size]
-                codes = longer
-            codes[size : size + code.size] = code
+            codes = _with_code(codes, size, code)
             size += code.size
             measures[index] = measure
         stops[index] = size
@@ -575,11 +582,7 @@ def codes_of_labels(
             runs[length] = height * width - place
             length += 1
         code = code_from_runs(runs[:length])
-        if size + code.size > codes.size:
-            longer = np.empty(2 * (size + code.size), dtype=np.uint8)
-            longer[:size] = codes[:size]
-            codes = longer
-        codes[size : size + code.size] = code
+        codes = _with_code(codes, size, code)
         size += code.size
         stops[name] = size
         measures[name] = measure_runs(runs[:length], height)
