@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import dataengine
-from dataengine.errors import UserError
+from dataengine.errors import ReasonError, UserError
 from pipelines.evaluate.benchmark import open_benchmark
 from pipelines.evaluate.predictions import FAULTS, PredictionError, Source
 from pipelines.evaluate.scorers import Rules, scorer_of
@@ -42,7 +42,7 @@ class Evaluator:
         conditions: Any = None,
         prompt: str | None = None,
     ) -> None:
-        """The masks of one sample; none, where n is 0.
+        """The masks of one sample. Where n is 0, nothing was found: the kind of prompt counts as answered.
 
         Args:
             masks: (n, height, width) bool or whole numbers, of which all but 0 are set, on the canvas of the sample; an
@@ -66,6 +66,12 @@ class Evaluator:
             )
             if values is not None
         }
+        if not len(maps):
+            try:
+                for scorer in self._scorers:
+                    scorer.add_nothing(sample_id, prompt)
+            except ReasonError as error:
+                raise PredictionError(f"{sample_id}: {error}") from None
         before = self._scorers[0].faults.wrong
         for number, mask in enumerate(maps):
             record: dict[str, Any] = {name: values[number] for name, values in columns.items()}

@@ -33,6 +33,9 @@ class Scorer(scorers.Scorer):
             rle = masks.union([self._found[key], rle], asked.height, asked.width)
         self._found[key] = rle
 
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        self._samples.find({"sample_id": sample_id})
+
     def result(self) -> dict[str, Any]:
         groups = sorted({asked.group for asked in self._samples})
         scores = {ALL: self._scores(groups)}

@@ -83,6 +83,9 @@ class Scorer(scorers.Scorer):
         self._parts[asked.variant, asked.source].add(asked, place, record, folder)
         self._answered.add(asked.number)
 
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        self._samples.find({"sample_id": sample_id})
+
     def result(self) -> dict[str, Any]:
         scores: dict[str, Any] = {}
         for (variant, source), part in sorted(self._parts.items()):

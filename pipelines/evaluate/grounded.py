@@ -62,6 +62,9 @@ class Scorer(scorers.Scorer):
             raise ReasonError("duplicate", f"{asked.name}: a second caption")
         self._found[asked.number] = found
 
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        self._samples.find({"sample_id": sample_id})
+
     def result(self) -> dict[str, Any]:
         """Over all samples; with X-SAM's convention over those for which a mask was found."""
         published = self._rules.convention == "xsam"

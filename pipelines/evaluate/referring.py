@@ -57,11 +57,12 @@ class Scorer(scorers.Scorer):
         self._samples = Samples(benchmark, asked_of)
         self._answered: dict[Cell, Overlaps] = {}
         self._seen: set[tuple[int, int, str | None]] = set()
+        self._empty: set[str | None] = set()  # kinds of prompt that were answered with nothing
 
     def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         asked = self._samples.find(record)
         condition = condition_of(record, asked)
-        kind = self._kind(record)
+        kind = self._kind(record.get("prompt"))
         rle = mask_of(record, asked.height, asked.width)
         key = (asked.number, condition, kind)
         if key in self._seen:
@@ -72,12 +73,16 @@ class Scorer(scorers.Scorer):
         truth = asked.truths[condition]
         accumulator.add((asked.number, condition), truth, rle, asked.height, asked.width, ignore=asked.ignore)
 
-    def _kind(self, record: Mapping[str, Any]) -> str | None:
-        """The kind of prompt that was shown; None in tasks without."""
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        self._samples.find({"sample_id": sample_id})
+        if (kind := self._kind(prompt)) is not None:
+            self._empty.add(kind)
+
+    def _kind(self, prompt: Any) -> str | None:
+        """The kind of prompt that was shown; None in tasks without. Raises ReasonError `bad_prompt`."""
         if not self._by_prompt:
             return None
-        kind = record.get("prompt")
-        kind = self._rules.prompt if kind is None else kind
+        kind = self._rules.prompt if prompt is None else prompt
         if not isinstance(kind, str) or kind not in PROMPT_KINDS:
             raise ReasonError("bad_prompt", f"prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
         return kind
@@ -89,7 +94,7 @@ class Scorer(scorers.Scorer):
         }
         if not self._by_prompt:
             return {**counts, "scores": self._scores(None)}
-        answered = {kind for _, _, kind in self._seen}
+        answered = {kind for _, _, kind in self._seen} | self._empty
         if not answered:  # nothing was answered: by whatever was asked for, which scores 0
             answered = set(PROMPT_KINDS) if self._rules.prompt is None else {self._rules.prompt}
         scores = {kind: self._scores(kind) for kind in PROMPT_KINDS if kind in answered}

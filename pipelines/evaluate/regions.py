@@ -57,6 +57,7 @@ class Scorer(scorers.Scorer):
         super().__init__()
         self._rules = rules
         self._asked: dict[str, Asked] = {}
+        self._empty: set[tuple[str, str]] = set()  # variants and kinds of prompt that were answered with nothing
         self._truth, self._regions, self._found = TruthRows(), RegionRows(), FoundRows()
         names: dict[int, tuple[str, str]] = {}
         for sample in benchmark.samples():
@@ -68,13 +69,7 @@ class Scorer(scorers.Scorer):
 
     def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         name = text_of(record, "sample_id")
-        asked = self._asked.get(name)
-        if asked is None:
-            raise ReasonError("unknown_sample", f"{name!r:.200} is no sample of the benchmark")
-        kind = record.get("prompt")
-        kind = self._rules.prompt if kind is None else kind
-        if kind not in PROMPT_KINDS:
-            raise ReasonError("bad_prompt", f"prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
+        asked, kind = self._shown(name, record.get("prompt"))
         category = number_of(record, "category_id")
         score = score_of(record)
         rle = mask_of(record, asked.height, asked.width)
@@ -82,6 +77,20 @@ class Scorer(scorers.Scorer):
             raise ReasonError("not_asked", f"{name} does not ask for category {category}")
         if not self._found.add(asked.number, category, PROMPT_KINDS.index(kind), score, rle):
             raise ReasonError("duplicate", f"{name}: the same mask with the same score for category {category}")
+
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        asked, kind = self._shown(sample_id, prompt)
+        self._empty.add((asked.variant, kind))
+
+    def _shown(self, sample_id: str, prompt: Any) -> tuple[Asked, str]:
+        """The sample, and the kind of prompt. Raises ReasonError `unknown_sample`, `bad_prompt`."""
+        asked = self._asked.get(sample_id)
+        if asked is None:
+            raise ReasonError("unknown_sample", f"{sample_id!r:.200} is no sample of the benchmark")
+        kind = self._rules.prompt if prompt is None else prompt
+        if kind not in PROMPT_KINDS:
+            raise ReasonError("bad_prompt", f"prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
+        return asked, kind
 
     def result(self) -> dict[str, Any]:
         variants: dict[str, list[Asked]] = {}
@@ -95,7 +104,7 @@ class Scorer(scorers.Scorer):
         for number, (variant, samples) in enumerate(variants.items()):
             for kind, name in enumerate(PROMPT_KINDS):
                 rows = np.flatnonzero((columns.found.kind == kind) & (variant_of[columns.found.image] == number))
-                if rows.size or self._is_zero(name):
+                if rows.size or self._is_zero(name) or (variant, name) in self._empty:
                     part = _Part(self._rules, variant, kind, samples, columns, rows)
                     scores.setdefault(variant, {})[name], backend = part.scores()
                 else:

@@ -69,6 +69,16 @@ class Scorer(ABC):
             self.faults.add(error.reason, f"{place}: {error}")
 
     @abstractmethod
+    def add_nothing(self, sample_id: str, prompt: str | None) -> None:
+        """Note that a model was asked, and found nothing: a kind of prompt is then answered, and scores 0.
+
+        Args:
+            prompt: the kind that was shown; None where the task has none.
+        Raises:
+            ReasonError: `unknown_sample`, `bad_prompt`.
+        """
+
+    @abstractmethod
     def _take(self, record: Mapping[str, Any], place: str, folder: Folder | None) -> None:
         """Take a prediction that is an object. Raises ReasonError where it cannot be scored."""
 

@@ -322,6 +322,24 @@ def test_arrays_that_cannot_be_scored_are_refused_at_once(change, message, bench
     assert evaluator.result(exclude_faults=True)["predictions"] == 1
 
 
+def test_a_kind_of_prompt_for_which_nothing_is_found_scores_0(bench, opened):
+    """Where another kind finds something, too; of a file nobody knows that the model was asked."""
+    evaluator = Evaluator(bench, "vgdseg", Rules(strata=False))
+    sample = next(s for s in opened.samples() if s.variant == "same_image")
+    mask = np.ones((1, sample.height, sample.width), bool)
+    category = [sample.conditions[0].category_id]
+    evaluator.add(sample.sample_id, masks=mask, scores=[0.5], categories=category, prompt="box")
+    evaluator.add(sample.sample_id, masks=[], prompt="point")
+    result = evaluator.result()
+    assert result["scores"]["same_image"]["point"]["ap"] == 0.0
+    assert "same_image/point" not in result["not_answered"]
+    assert "same_image/mask" in result["not_answered"]
+    with pytest.raises(PredictionError, match="no sample of the benchmark"):
+        evaluator.add("nobody", masks=[], prompt="point")
+    with pytest.raises(PredictionError, match="prompt must be one of"):
+        evaluator.add(sample.sample_id, masks=[], prompt="finger")
+
+
 def test_no_masks_are_no_predictions(bench, opened):
     evaluator = Evaluator(bench, "vgdseg")
     name = next(opened.samples()).sample_id
