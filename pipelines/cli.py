@@ -201,7 +201,9 @@ def inspect(
         else:
             import json
 
-            typer.echo(json.dumps(_printable(opened.find(sample)), indent=2, ensure_ascii=False))
+            from dataengine.view.rows import printable
+
+            typer.echo(json.dumps(printable(opened.find(sample)), indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -327,21 +329,6 @@ def _sources(manifest: dict[str, Any]) -> str:
     generator = manifest["generator"]
     lines.append(f"  recipe {manifest['recipe']['name']}, seed {manifest['seed']}, prompts {generator['prompts']}")
     return "\n".join(lines)
-
-
-def _printable(value: Any) -> Any:
-    """A sample as JSON values; picture bytes as their number, other bytes as text."""
-    import dataclasses
-
-    from dataengine.sample import Image
-
-    if isinstance(value, Image):
-        return {"path": value.path, "bytes": None if value.bytes is None else f"<{len(value.bytes)} bytes>"}
-    if dataclasses.is_dataclass(value):
-        return {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_printable(item) for item in value]
-    return value.decode("ascii", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def summary(out: str, manifest: dict[str, Any]) -> str:

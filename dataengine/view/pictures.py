@@ -1,0 +1,71 @@
+"""Pictures of rows, safely: only image files that match their row are shown, and none larger than memory holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+from dataengine import images
+from dataengine.images import ImageError
+from dataengine.sample import Image
+from dataengine.store.dataset import picture_of
+from dataengine.store.files import Folder
+from dataengine.view.rows import Shown
+
+MAX_BYTES = 256 << 20  # of an image file
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+QUALITY = 78  # of small pictures, as WebP counts it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A whole image file, checked. media_type: what a browser is told that it is."""
+
+    data: bytes
+    media_type: str
+
+
+def load(image: Image, height: int, width: int) -> Picture:
+    """The file of a picture; a by-reference one is read from its place.
+
+    Args:
+        height, width: px, as the row says.
+    Raises:
+        ImageError: it is no picture of that size. OSError: it cannot be read.
+    """
+    if image.bytes is None and Folder(image.path or "").size("") > MAX_BYTES:
+        raise ImageError("image_too_large", f"the file has more than {MAX_BYTES:,} bytes")
+    data = picture_of(image)
+    return Picture(data=data, media_type=MEDIA_TYPES[images.check(data, height, width).format])
+
+
+def small(picture: Picture, longest_px: int) -> Picture:
+    """A picture whose longer side is at most `longest_px`, as WebP; colour profiles and other metadata are left out.
+
+    Raises:
+        ImageError: its pixels cannot be decoded.
+    """
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(picture.data), formats=images.FORMATS) as opened:
+            opened.draft("RGB", (longest_px, longest_px))  # a JPEG is decoded no larger than needed
+            shown = opened.convert("RGB")
+    except Exception as error:  # Pillow's plugins raise what they please on damaged files
+        raise ImageError("image_unreadable", f"the image cannot be decoded: {type(error).__name__}") from None
+    shown.thumbnail((longest_px, longest_px), Pillow.Resampling.BOX, reducing_gap=2.0)
+    file = io.BytesIO()
+    shown.save(file, "WEBP", quality=QUALITY, method=2)
+    return Picture(data=file.getvalue(), media_type="image/webp")
+
+
+def inline(image: Image | None, height: int, width: int, longest_px: int) -> Shown:
+    """A small picture as a `data:` URL, or why there is none."""
+    if image is None:
+        return Shown()
+    try:
+        picture = small(load(image, height, width), longest_px)
+    except (ImageError, OSError) as error:
+        return Shown(error=str(error))
+    return Shown(url=f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}")

@@ -1,0 +1,69 @@
+// Elements without HTML text: whatever a dataset says stays text.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. Attributes that are null or false are left out; those named on… are listeners. */
+export function el(tag, attributes = {}, ...children) {
+  return build(document.createElement(tag), attributes, children);
+}
+
+/** An SVG element. */
+export function svg(tag, attributes = {}, ...children) {
+  return build(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function build(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--")) node.style.setProperty(name, value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+/** A whole number with thin separators, or a share such as "97.5 %". */
+export function count(number) {
+  return number.toLocaleString("en-US");
+}
+
+export function percent(share, digits = 1) {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(digits).replace(/\.0+$/, "")} %` : "–";
+}
+
+/** The first `most` code points of a text, and how many are left out. */
+export function cut(text, most) {
+  if (text.length <= most) return [text, 0];
+  const points = Array.from(text);
+  return points.length <= most ? [text, 0] : [points.slice(0, most).join(""), points.length - most];
+}
+
+/** A button that copies what `text()` gives, and says that it did. */
+export function copyButton(label, text) {
+  const said = el("span", { class: "said", role: "status" });
+  const button = el("button", {
+    type: "button",
+    class: "quiet",
+    onclick: async () => {
+      said.textContent = (await copied(text())) ? "copied" : "select it and copy by hand";
+      setTimeout(() => (said.textContent = ""), 2000);
+    },
+  }, label);
+  return el("span", { class: "copy" }, button, said);
+}
+
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = el("textarea", { readonly: true, class: "offscreen" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
