@@ -209,15 +209,18 @@ def inspect(
 @app.command()
 def stats(
     directory: Dataset,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all categories.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with histograms and all categories.")] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Count the tokens of this tokenizer.json, or its folder.")
+    ] = None,
 ) -> None:
-    """Count what a dataset holds: samples, objects, sizes, words, prompts, categories."""
+    """Count what a dataset holds: samples, objects, sizes, words, tokens, prompts, categories."""
     import json
 
     from pipelines import stats as counting
 
     with errors():
-        found = counting.stats(directory)
+        found = counting.stats(directory, tokenizer)
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else counting.text(found))
 
 

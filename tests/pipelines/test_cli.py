@@ -25,7 +25,7 @@ COMMANDS = {
     "mix": {"--source", "--root"},
     "detect": {"--recipe"},
     "inspect": {"--sample"},
-    "stats": {"--json"},
+    "stats": {"--json", "--tokenizer"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
     "vgd build": {
