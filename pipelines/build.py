@@ -109,7 +109,7 @@ def run(
                 manifest = _finished(folder, plan)
             else:
                 stored = folder.publish(roles.file, split_roles.FILE)
-                job = _job(recipe, folder, splits, roles, stored, seed)
+                job = job_of(recipe, folder, splits, (folder / stored.name).uri, stored.sha256, roles.forbid, seed)
                 done = _run_tasks(recipe, folder, job, plan, splits, settings, progress, order, renew)
                 commits.remove_temporary_files(folder)  # of workers that were killed
                 if subset is None:
@@ -158,15 +158,25 @@ def _index_folder(out: Folder) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def index(recipe: Recipe, place: Path, progress: Progress, subset: Subset | None) -> list[Split]:
-    """Find and index every split of every source of a recipe."""
+def index(
+    recipe: Recipe, place: Path, progress: Progress, subset: Subset | None, only: str | None = None
+) -> list[Split]:
+    """Find and index every split of every source of a recipe.
+
+    Args:
+        only: the single split to index, as `source/split`.
+    """
     found: list[Split] = []
     for name, spec in sorted(recipe.sources.items()):
+        if only is not None and name != only.partition("/")[0]:
+            continue
         with recipe.naming(name):
             made = builder.load(spec.builder)
             options = made.parse_options(spec.task, spec.options)
             parts = made.locate(spec.root, spec.files, spec.splits, options)
         for part in parts:
+            if only not in (None, f"{name}/{part.split}"):
+                continue
             fault_point("index")
             progress.say(f"indexing {name}/{part.split}")
             target = place / f"{len(found):03d}.arrow"
@@ -209,9 +219,16 @@ def _finished(folder: Folder, plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def _job(
-    recipe: Recipe, folder: Folder, splits: Sequence[Split], roles: split_roles.Roles, stored: Stored, seed: int
+def job_of(
+    recipe: Recipe,
+    folder: Folder,
+    splits: Sequence[Split],
+    roles: str,
+    roles_sha256: str,
+    forbid: tuple[str, ...],
+    seed: int,
 ) -> Job:
+    """What workers need to build tasks of these splits into `folder`; the rest as in `Job`."""
     indexes = {split.key: _where_workers_find(folder, split.index) for split in splits}
     pools = {}
     if recipe.variants is not None and recipe.variants.any:
@@ -223,9 +240,9 @@ def _job(
         builders={split.key: split.spec.builder for split in splits},
         contexts={split.key: context_of(split, seed) for split in splits},
         indexes=indexes,
-        roles=(folder / stored.name).uri,
-        roles_sha256=stored.sha256,
-        forbid=roles.forbid,
+        roles=roles,
+        roles_sha256=roles_sha256,
+        forbid=forbid,
         prompts=recipe.prompts,
         variants=recipe.variants,
         pools=pools,

@@ -272,6 +272,30 @@ def replay(
 
 
 @app.command()
+def reproduce(
+    directory: Dataset,
+    sample: Annotated[str, typer.Option(metavar="ID", help="The sample to build again.")],
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a source is now; by default where it was."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="A folder for the sample as it was and as it is: stored.json, built.json.")
+    ] = None,
+) -> None:
+    """Build one sample again from its source, and compare it with the stored one. Exit code 1 where it differs."""
+    from pipelines import reproduce as reproducing
+    from pipelines.progress import Console
+
+    progress = Console()
+    with errors(progress):
+        found = reproducing.reproduce(directory, sample, sources=source or [], out=out, progress=progress)
+        typer.echo(reproducing.text(found))
+        if not found.is_identical:
+            raise typer.Exit(1)
+
+
+@app.command()
 def leaks(
     directories: Annotated[list[str], typer.Argument(metavar="DIR…", help="Dataset folders, paths or URIs.")],
     near: Annotated[

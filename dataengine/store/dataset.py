@@ -70,6 +70,10 @@ class Dataset:
         Raises:
             DatasetError: there is none of that id.
         """
+        return self.locate(sample_id)[1]
+
+    def locate(self, sample_id: str) -> tuple[str, Sample]:
+        """One sample and the name of the shard that holds it; the rest as `find`."""
         import pyarrow.parquet as pq
 
         source = sample_id.split("/", 1)[0]
@@ -82,7 +86,7 @@ class Dataset:
                     ids = shard.read_row_group(group, columns=["sample_id"], use_threads=False).column(0).to_pylist()
                     if sample_id in ids:
                         rows = shard.read_row_group(group, use_threads=False).slice(ids.index(sample_id), 1).to_pylist()
-                        return from_row(rows[0])
+                        return entry["name"], from_row(rows[0])
         raise DatasetError(f"{self.folder.uri}: no sample {sample_id!r}")
 
     def pick(self, number: int, seed: int | None = None) -> list[Sample]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "stats": {"--json", "--tokenizer"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
+    "reproduce": {"--sample", "--source", "--out"},
     "vgd build": {
         *(
             "--coco",
