@@ -25,12 +25,12 @@ def tree(coco_tree):
 
 def built(tmp_path, tree, name="out", *, settings=None, **changes) -> str:
     """COCO-VGD and instances to segment, in shards of three pictures."""
-    root = str(tree.root)
+    coco = {"builder": "coco", "root": None if tree is None else str(tree.root)}
     values = {
         "name": "two",
         "sources": {
-            "vgd": {"builder": "coco", "task": "vgdseg", "root": root},
-            "things": {"builder": "coco", "task": "genseg", "root": root, "options": {"variants": ["instance"]}},
+            "vgd": {**coco, "task": "vgdseg"},
+            "things": {**coco, "task": "genseg", "options": {"variants": ["instance"]}},
         },
         "prompts": {"profile": "strict"},
         "shard": {"images": 3},
@@ -129,6 +129,28 @@ def test_a_sample_that_is_not_built_any_more(tmp_path, tree):
     tree.images = [image for image in tree.images if image["id"] != 3]
     tree.save()
     assert "its source has no such record any more" in text(reproduce(out, name))
+
+
+def test_text_without_a_picture(tmp_path):
+    """Its rows have no picture to be found by: they are looked for where they were, and then elsewhere."""
+    file = tmp_path / "llava" / "talk.json"
+    file.parent.mkdir()
+    rows = [
+        {"id": f"t{n}", "conversations": [{"from": "human", "value": f"{n}?"}, {"from": "gpt", "value": f"{n}!"}]}
+        for n in range(8)
+    ]
+    file.write_text(json.dumps(rows))
+    talk = {"builder": "llava", "task": "chat", "files": {"annotations": str(file), "images": str(file.parent)}}
+    out = built(tmp_path, None, sources={"talk": talk}, prompts=None)
+    samples = list(open_dataset(out).samples())
+    assert [sample.image for sample in samples] == [None] * 8
+    for sample in samples[::3]:
+        found = reproduce(out, sample.sample_id)
+        assert (found.is_identical, found.changed) == (True, None)
+    rows[4]["conversations"][1]["value"] = "four"
+    file.write_text(json.dumps(rows))
+    (difference,) = reproduce(out, samples[4].sample_id).differences
+    assert str(difference) == 'turns[1].text: was "4!", is "four"'
 
 
 def test_a_source_that_moved(tmp_path, tree):
