@@ -23,11 +23,12 @@ function build(node, attributes, children) {
   return node;
 }
 
-/** A whole number with thin separators, or a share such as "97.5 %". */
+/** A whole number with separators; numbers that JavaScript would round are texts already. */
 export function count(number) {
-  return number.toLocaleString("en-US");
+  return typeof number === "number" ? number.toLocaleString("en-US") : String(number);
 }
 
+/** A share such as "97.5 %". */
 export function percent(share, digits = 1) {
   return Number.isFinite(share) ? `${(100 * share).toFixed(digits).replace(/\.0+$/, "")} %` : "–";
 }
@@ -39,18 +40,32 @@ export function cut(text, most) {
   return points.length <= most ? [text, 0] : [points.slice(0, most).join(""), points.length - most];
 }
 
+/** A text of a dataset, cut, whose direction of writing ends with it. */
+export function said(text, most) {
+  const [shown, left] = cut(String(text), most);
+  return el("bdi", {}, left ? `${shown}…` : shown);
+}
+
+/** Listener for keydown of a `role="button"`: Enter and space click. */
+export function pressOnEnter(event) {
+  if (event.target !== event.currentTarget || (event.key !== "Enter" && event.key !== " ")) return;
+  event.preventDefault();
+  event.stopPropagation();
+  event.currentTarget.click();
+}
+
 /** A button that copies what `text()` gives, and says that it did. */
 export function copyButton(label, text) {
-  const said = el("span", { class: "said", role: "status" });
+  const answer = el("span", { class: "said", role: "status" });
   const button = el("button", {
     type: "button",
     class: "quiet",
     onclick: async () => {
-      said.textContent = (await copied(text())) ? "copied" : "select it and copy by hand";
-      setTimeout(() => (said.textContent = ""), 2000);
+      answer.textContent = (await copied(text())) ? "copied" : "select it and copy by hand";
+      setTimeout(() => (answer.textContent = ""), 2000);
     },
   }, label);
-  return el("span", { class: "copy" }, button, said);
+  return el("span", { class: "copy" }, button, answer);
 }
 
 async function copied(text) {

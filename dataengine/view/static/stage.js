@@ -1,49 +1,63 @@
 // A picture with its masks on a canvas and its prompts above them.
 
 import {el, svg} from "./dom.js";
-import {decodeRuns, grid, middle, paintRuns} from "./rle.js";
+import {decodeRuns, grid, middle, outlinePath, paintRuns} from "./rle.js";
 import {UNASKED, css} from "./look.js";
 
 const TINT = 0.45, FAINT = 0.16, STRONG = 0.62; // of masks over the picture
 const STRIPE = 12, HATCH = 9; // px
 const MOST_SIDE = 1600; // rendered px
 const SPECK = 8; // shown px: smaller things get a ring
-const MOST_LABELS = 80;
+const MOST_LABELS = 80, MOST_SPECKS = 500, MOST_POINTS = 20_000, MOST_LINES = 1000;
+const LONGEST = 12; // a picture's longer side to its shorter; thinner ones are stretched to be seen
+const PIXELATED = 160; // px: pictures no larger show their pixels
+const AHEAD = "800px"; // how far from the screen stages are drawn already
+
+const stages = new WeakMap();
+const nearby = new IntersectionObserver((entries) => {
+  for (const {target, isIntersecting} of entries) stages.get(target)?.wake(isIntersecting);
+}, {rootMargin: AHEAD});
 
 /**
  * @typedef {object} Thing something with a mask
- * @property {string} rle @property {number} area px @property {number[][]} colors empty: nobody asks for it
- * @property {boolean} hatched a crowd, or ignored pixels @property {boolean} dashed a model's mask
+ * @property {string} rle @property {number} area px @property {number[]} bbox @property {number[][]} colors empty: nobody
+ *   asks for it
+ * @property {boolean} hatched a crowd, or ignored pixels, which are crossed @property {boolean} dashed a model's mask
  * @property {string} label a short text drawn on it, or "" @property {object[]} prompts as in the row
  */
 
+/** Drawn when it comes near the screen, and forgotten when it is far away again. */
 export class Stage {
   /**
-   * @param {object} view {width, height, url, error, things: Thing[], name}
-   * @param {(thing: number) => void} onhover index of the thing under the pointer, or -1
+   * @param {object} view {width, height, url, error, things: Thing[], name, prompts: kinds shown at first}
+   * @param {object} on {hover(thing), pick(thing): index of the thing under the pointer, or -1; trouble(messages)}
    */
-  constructor(view, onhover = () => {}, onpick = () => {}) {
+  constructor(view, on = {}) {
     this.view = view;
-    this.shown = {masks: true, prompts: new Set(["point", "scribble", "box", "mask"]), things: null, tint: 1};
+    this.on = on;
+    this.shown = {masks: true, prompts: new Set(view.prompts), things: null, tint: 1};
     this.lit = new Set();
-    this.errors = [];
-    this.runs = view.things.map((thing) => this.#runsOf(thing.rle));
-    this.order = view.things.map((_, index) => index).sort((a, b) => view.things[b].area - view.things[a].area);
-    this.canvas = el("canvas", {class: "masks", "aria-hidden": "true"});
+    this.hovered = -1;
+    const low = (thing) => (thing.hatched ? Infinity : Number(thing.area) || 0);
+    this.order = view.things.map((_, index) => index).sort((a, b) => low(view.things[b]) - low(view.things[a]) || a - b);
+    this.canvas = el("canvas", {class: "masks", width: 0, height: 0, "aria-hidden": "true"});
     this.marks = svg("svg", {
       class: "marks", viewBox: `0 0 ${view.width} ${view.height}`, preserveAspectRatio: "none", "aria-hidden": "true",
     });
-    this.node = el("div", {class: "stage", role: "img", "aria-label": view.name, "--ratio": `${view.width} / ${view.height}`,
-      "--shape": view.width / view.height},
+    const shape = Math.min(Math.max(view.width / view.height, 1 / LONGEST), LONGEST);
+    const isTiny = Math.max(view.width, view.height) <= PIXELATED;
+    this.node = el("div", {class: `stage ${isTiny ? "tiny" : ""}`, role: "img", "aria-label": view.name, "--shape": shape},
       view.url
-        ? el("img", {src: view.url, alt: "", decoding: "async", draggable: "false",
+        ? el("img", {src: view.url, alt: "", loading: "lazy", decoding: "async", draggable: "false",
           onerror: (event) => event.target.replaceWith(missing("the picture cannot be shown"))})
         : missing(view.error ?? "no picture"),
       this.canvas, this.marks);
-    this.node.addEventListener("pointermove", (event) => this.#hover(event, onhover));
-    this.node.addEventListener("pointerleave", () => onhover(-1));
-    this.node.addEventListener("click", (event) => onpick(this.#at(event)));
-    new ResizeObserver(() => this.#resize()).observe(this.node);
+    this.node.addEventListener("pointermove", (event) => event.pointerType !== "touch" && this.#hover(this.#at(event)));
+    this.node.addEventListener("pointerleave", () => this.#hover(-1));
+    this.node.addEventListener("click", (event) => on.pick?.(this.#at(event)));
+    this.resized = new ResizeObserver(() => this.#resize());
+    stages.set(this.node, this);
+    nearby.observe(this.node);
   }
 
   /** Light some things, dim the others; an empty set lights none. */
@@ -55,32 +69,56 @@ export class Stage {
   /** What is shown: {masks, prompts: Set of kinds, things: Set of indices or null for all, tint}. */
   show(changes) {
     Object.assign(this.shown, changes);
+    this.under = null;
     this.#draw();
   }
 
-  #runsOf(rle) {
+  /** Near the screen it holds decoded masks and pixels, else neither. */
+  wake(isNear) {
+    if (isNear === this.isAwake) return;
+    this.isAwake = isNear;
+    if (isNear) {
+      const began = performance.now();
+      const errors = new Map();
+      this.runs = this.view.things.map((thing, index) => this.#runsOf(thing.rle, index, errors));
+      this.node.dataset.decodeMs = (performance.now() - began).toFixed(1);
+      if (errors.size) this.on.trouble?.(errors);
+      this.resized.observe(this.node);
+    } else {
+      this.resized.disconnect();
+      this.runs = this.owner = this.under = null;
+      this.canvas.width = this.canvas.height = 0;
+      this.marks.replaceChildren();
+      delete this.node.dataset.drawMs;
+    }
+  }
+
+  #runsOf(rle, index, errors) {
     try {
       return decodeRuns(rle ?? "", this.view.height, this.view.width);
     } catch (error) {
-      this.errors.push(error.message);
+      errors.set(index, error.message);
       return new Int32Array();
     }
   }
 
   #resize() {
     const wide = this.node.clientWidth, high = this.node.clientHeight;
-    if (!wide || !high) return;
+    if (!wide || !high || !this.runs) return;
     const sharp = Math.min(window.devicePixelRatio || 1, MOST_SIDE / Math.max(wide, high));
     const columns = Math.max(1, Math.round(wide * sharp)), rows = Math.max(1, Math.round(high * sharp));
-    if (this.canvas.width === columns && this.canvas.height === rows && this.owner) return;
+    if (this.owner && this.canvas.width === columns && this.canvas.height === rows) return;
     this.canvas.width = columns;
     this.canvas.height = rows;
     this.scale = wide / this.view.width;
-    this.xs = grid(this.view.width, columns);
-    this.ys = grid(this.view.height, rows);
+    this.line = Math.max(1, Math.round(1.6 * sharp));
+    if (this.runs.some((runs) => runs.length)) {
+      this.xs = grid(this.view.width, columns);
+      this.ys = grid(this.view.height, rows);
+    }
     this.owner = new Uint16Array(columns * rows);
-    this.under = new Uint16Array(columns * rows);
-    this.hatch = new Uint16Array(columns * rows);
+    this.under = null;
+    this.groups = null;
     this.#draw();
   }
 
@@ -88,17 +126,27 @@ export class Stage {
     return this.shown.things === null || this.shown.things.has(index) || this.view.things[index].hatched;
   }
 
-  #paint(owner, index, value) {
-    paintRuns(owner, this.runs[index], this.view.height, this.xs, this.ys, this.canvas.height, value);
+  /** A mask thinner than the rendered pixels is drawn one of them wide, not lost between them. */
+  #paint(owner, index) {
+    const runs = this.runs[index];
+    if (!runs.length) return;
+    const {width, height} = this.view, {width: columns, height: rows} = this.canvas;
+    let area = 0;
+    for (let run = 0; run < runs.length; run += 2) area += runs[run + 1] - runs[run];
+    const expected = area * (columns / width) * (rows / height);
+    const painted = paintRuns(owner, runs, height, this.xs, this.ys, rows, index + 1);
+    if (2 * painted < expected || !painted) paintRuns(owner, runs, height, this.xs, this.ys, rows, index + 1, true);
   }
 
   #draw() {
     if (!this.owner) return;
     const began = performance.now();
-    this.under.fill(0);
-    for (const index of this.order) if (this.#isShown(index)) this.#paint(this.under, index, index + 1);
+    if (!this.under) {
+      this.under = new Uint16Array(this.owner.length);
+      for (const index of this.order) if (this.#isShown(index)) this.#paint(this.under, index);
+    }
     this.owner.set(this.under);
-    for (const index of this.order) if (this.lit.has(index) && this.#isShown(index)) this.#paint(this.owner, index, index + 1);
+    for (const index of this.order) if (this.lit.has(index) && this.#isShown(index)) this.#paint(this.owner, index);
     this.#color();
     this.#mark();
     this.node.dataset.drawMs = (performance.now() - began).toFixed(1);
@@ -112,16 +160,16 @@ export class Stage {
     if (this.shown.masks || this.lit.size) {
       const out = new Uint32Array(image.data.buffer);
       const looks = [null, ...this.view.things.map((thing, index) => this.#look(thing, index))];
-      const owner = this.owner;
+      const owner = this.owner, line = this.line, aside = line * rows;
       for (let x = 0, at = 0; x < columns; x++) {
         for (let y = 0; y < rows; y++, at++) {
           const mine = owner[at];
           if (mine === 0 || looks[mine] === null) continue;
           const look = looks[mine];
-          const edge = y < 2 || y >= rows - 2 || x < 2 || x >= columns - 2 || owner[at - 2] !== mine ||
-            owner[at + 2] !== mine || owner[at - 2 * rows] !== mine || owner[at + 2 * rows] !== mine;
+          const edge = y < line || y >= rows - line || x < line || x >= columns - line || owner[at - line] !== mine ||
+            owner[at + line] !== mine || owner[at - aside] !== mine || owner[at + aside] !== mine;
           if (edge) out[y * columns + x] = look.dashed && ((x + y) >> 2) & 1 ? 0xffffffff : look.line;
-          else if (look.hatched) out[y * columns + x] = (x + y) % HATCH < 2 ? look.line : look.tints[0];
+          else if (look.hatched) out[y * columns + x] = (x + y) % HATCH < 2 || (look.crossed && (x + rows - y) % HATCH < 2) ? look.line : look.tints[0];
           else out[y * columns + x] = look.tints[look.tints.length > 1 ? Math.floor((x + y) / STRIPE) % look.tints.length : 0];
         }
       }
@@ -132,102 +180,141 @@ export class Stage {
   #look(thing, index) {
     const isLit = this.lit.has(index);
     if (!this.shown.masks && !isLit) return null;
-    const share = (this.lit.size ? (isLit ? STRONG : FAINT) : thing.colors.length ? TINT : FAINT) * this.shown.tint;
+    const share = (this.lit.size ? (isLit ? STRONG : FAINT) : thing.hatched || thing.colors.length ? TINT : FAINT) * this.shown.tint;
     const colors = thing.colors.length ? thing.colors : [UNASKED];
     return {
       tints: colors.map((color) => pixel(color, share)),
       line: pixel(colors[0], this.lit.size && !isLit ? 0.4 : 1),
       hatched: thing.hatched,
+      crossed: thing.crossed,
       dashed: thing.dashed,
     };
   }
 
   /** Prompts, labels, and rings about what is too small to be seen. */
   #mark() {
-    const nodes = [];
-    this.view.things.forEach((thing, index) => {
-      if (!this.#isShown(index)) return;
-      const color = css(thing.colors[0] ?? UNASKED);
-      const dim = this.lit.size && !this.lit.has(index);
-      const group = svg("g", {class: dim ? "dim" : null, "--hue": color});
-      for (const prompt of thing.prompts) {
-        if (this.shown.prompts.has(prompt.kind) && prompt.status !== "none") group.append(...this.#prompt(prompt));
+    if (!this.groups) {
+      this.specks = [];
+      this.groups = this.view.things.flatMap((thing, index) => this.#group(thing, index));
+      this.marks.replaceChildren(...this.groups.map(([, group]) => group));
+    }
+    this.groups.forEach(([index, group]) => {
+      const isLit = this.lit.has(index);
+      group.setAttribute("class", `${this.#isShown(index) ? "" : "away"} ${this.lit.size && !isLit ? "dim" : ""}`);
+      for (const node of group.childNodes) {
+        const isOn = isLit || (node.dataset.kind ? this.shown.prompts.has(node.dataset.kind) : this.shown.masks);
+        node.classList.toggle("away", !isOn);
       }
-      if (this.shown.masks || this.lit.has(index)) group.append(...this.#speck(thing, index), ...this.#label(thing, index));
-      if (group.childNodes.length) nodes.push(group);
     });
-    this.marks.replaceChildren(...nodes);
+  }
+
+  /** [[index, its marks]], or nothing. */
+  #group(thing, index) {
+    const prompts = thing.prompts.filter((prompt) => prompt.status !== "none")
+      .sort((a, b) => (b.kind === "scribble") - (a.kind === "scribble")) // what is broad lies below
+      .map((prompt) => svg("g", {"data-kind": prompt.kind}, this.#prompt(prompt, index)));
+    const marks = [...prompts, ...this.#speck(thing, index), ...this.#label(thing, index)];
+    return marks.length ? [[index, svg("g", {"data-object": index, "--hue": css(thing.colors[0] ?? UNASKED)}, marks)]] : [];
   }
 
   #speck(thing, index) {
-    const [x, y, width, height] = thing.bbox ?? [0, 0, 0, 0];
-    if (!this.runs[index].length || Math.max(width, height) * this.scale > SPECK) return [];
+    const [x, y, width, height] = (thing.bbox ?? [0, 0, 0, 0]).map(Number);
+    if (!this.runs[index].length || thing.hatched || !(Math.max(width, height) * this.scale <= SPECK)) return [];
+    if (this.specks.length >= MOST_SPECKS || !this.#isNear(x) || !this.#isNear(y)) return [];
+    this.specks.push([index, x + width / 2, y + height / 2]);
     return [svg("circle", {class: "speck", cx: x + width / 2, cy: y + height / 2, r: SPECK / this.scale})];
   }
 
   #label(thing, index) {
     if (!thing.label || !this.runs[index].length || this.view.things.length > MOST_LABELS) return [];
     const [x, y] = middle(this.runs[index], this.view.height);
-    return [svg("text", {class: "tag", x, y, "font-size": 13 / this.scale, "stroke-width": 3.5 / this.scale}, thing.label)];
+    const room = Math.min(9 / this.scale, this.view.width / 2, this.view.height / 2);
+    const inside = (place, size) => Math.min(Math.max(place, room), size - room);
+    return [svg("text", {class: "tag", x: inside(x, this.view.width), y: inside(y, this.view.height), "font-size": 12 / this.scale,
+      "stroke-width": 3 / this.scale}, thing.label)];
+  }
+
+  /** Whether a coordinate is a number that is worth drawing. */
+  #isNear(place) {
+    return Number.isFinite(place) && Math.abs(place) <= 2 * Math.max(this.view.width, this.view.height);
   }
 
   /** A prompt as what it is: discs of its radius, strokes, boxes, or a mask's outline. */
-  #prompt(prompt) {
-    const places = [];
-    for (let at = 0; at + 1 < prompt.points.length; at += 2) places.push([prompt.points[at], prompt.points[at + 1]]);
-    const lines = [];
-    let from = 0;
-    for (const length of prompt.parts.length ? prompt.parts : [places.length]) {
-      lines.push(places.slice(from, from + length));
-      from += length;
-    }
-    const radius = Math.max(prompt.radius, 0.5);
-    const kinds = {
-      point: () => places.slice(0, 500).flatMap(([cx, cy]) => [
+  #prompt(prompt, index) {
+    if (prompt.kind === "mask") return this.#outline(prompt, index);
+    const lines = this.#lines(prompt);
+    const radius = Math.max(this.#isNear(prompt.radius) ? prompt.radius : 0, 0.5);
+    if (prompt.kind === "point") {
+      return lines.flat().slice(0, MOST_LINES).flatMap(([cx, cy]) => [
+        svg("circle", {class: "shade", cx, cy, r: radius}),
         svg("circle", {class: "reach", cx, cy, r: radius}),
         svg("circle", {class: "dot", cx, cy, r: 4 / this.scale}),
-      ]),
-      scribble: () => lines.slice(0, 500).flatMap((line) => {
+      ]);
+    }
+    if (prompt.kind === "scribble") {
+      return lines.flatMap((line) => {
         const points = (line.length === 1 ? [line[0], line[0]] : line).map((place) => place.join(",")).join(" ");
+        const wide = Math.max(2 * radius, 5 / this.scale);
         return [
-          svg("polyline", {class: "band", points, "stroke-width": Math.max(2 * radius, 5 / this.scale)}),
+          svg("polyline", {class: "band edge", points, "stroke-width": wide + 2 / this.scale}),
+          svg("polyline", {class: "band", points, "stroke-width": wide}),
           svg("polyline", {class: "core", points}),
         ];
-      }),
-      box: () => places.slice(0, 1000).filter((_, at) => at % 2 === 0 && at + 1 < places.length).flatMap(([x, y], at) => {
-        const [right, bottom] = places[2 * at + 1];
+      });
+    }
+    if (prompt.kind !== "box") return [];
+    return lines.flatMap((line) => {
+      const boxes = [];
+      for (let at = 0; at + 1 < line.length; at += 2) {
+        const [[x, y], [right, bottom]] = [line[at], line[at + 1]];
         const box = {x, y, width: Math.max(right - x, 0), height: Math.max(bottom - y, 0)};
-        return [svg("rect", {class: "shade", ...box}), svg("rect", {class: "frame", ...box})];
-      }),
-      mask: () => this.#outline(prompt),
-    };
-    return kinds[prompt.kind] ? kinds[prompt.kind]() : [];
+        boxes.push(svg("rect", {class: "shade", ...box}), svg("rect", {class: "frame", ...box}), svg("rect", {class: "thread", ...box}));
+      }
+      return boxes;
+    });
   }
 
-  /** A mask prompt's edge, as one path along pixel borders. */
-  #outline(prompt) {
-    let runs;
+  /** Points in their strokes, boxes or groups of clicks; those that are no places of the picture are left out. */
+  #lines(prompt) {
+    const lines = [];
+    let at = 0;
+    for (const length of prompt.parts.length ? prompt.parts : [prompt.points.length / 2]) {
+      const line = [];
+      for (let left = Math.min(length, MOST_POINTS); left >= 1 && at + 1 < prompt.points.length; left--, at += 2) {
+        const [x, y] = [prompt.points[at], prompt.points[at + 1]];
+        if (this.#isNear(x) && this.#isNear(y)) line.push([x, y]);
+      }
+      if (line.length) lines.push(line);
+      if (lines.length >= MOST_LINES || at >= 2 * MOST_POINTS) break;
+    }
+    return lines;
+  }
+
+  /** A mask prompt's edge. */
+  #outline(prompt, index) {
     try {
-      runs = decodeRuns(prompt.rle ?? "", this.view.height, this.view.width);
-    } catch {
+      const d = outlinePath(decodeRuns(prompt.rle ?? "", this.view.height, this.view.width), this.view.height, this.view.width);
+      return [svg("path", {class: "shade", d}), svg("path", {class: "frame dashed", d})];
+    } catch (error) {
+      this.on.trouble?.(new Map([[index, `mask prompt: ${error.message}`]]));
       return [];
     }
-    const d = borderPath(runs, this.view.height);
-    return [svg("path", {class: "shade", d}), svg("path", {class: "frame dashed", d})];
   }
 
+  /** The thing under a pointer: the smallest mask there, or a speck whose ring is about it. */
   #at(event) {
-    if (!this.owner) return -1;
+    if (!this.under) return -1;
     const box = this.canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - box.left) / box.width) * this.canvas.width);
-    const y = Math.floor(((event.clientY - box.top) / box.height) * this.canvas.height);
-    if (x < 0 || y < 0 || x >= this.canvas.width || y >= this.canvas.height) return -1;
-    return this.under[x * this.canvas.height + y] - 1;
+    const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    if (!(across >= 0 && down >= 0 && across < 1 && down < 1)) return -1;
+    const [x, y] = [across * this.view.width, down * this.view.height];
+    const near = this.specks.find(([index, cx, cy]) => this.#isShown(index) && Math.hypot(cx - x, cy - y) * this.scale <= SPECK);
+    if (near) return near[0];
+    return this.under[Math.floor(across * this.canvas.width) * this.canvas.height + Math.floor(down * this.canvas.height)] - 1;
   }
 
-  #hover(event, onhover) {
-    const found = this.#at(event);
-    if (found !== this.hovered) onhover((this.hovered = found));
+  #hover(found) {
+    if (found !== this.hovered) this.on.hover?.((this.hovered = found));
   }
 }
 
@@ -238,34 +325,4 @@ function missing(why) {
 /** A little-endian RGBA pixel. */
 function pixel([red, green, blue], share) {
   return ((Math.round(255 * Math.min(share, 1)) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-}
-
-/** SVG path along the borders of a mask's pixels: verticals between columns, horizontals at the ends of runs. */
-export function borderPath(runs, height) {
-  const parts = [];
-  const columns = new Map(); // column -> [top, bottom, …]
-  for (let run = 0; run < runs.length; run += 2) {
-    for (let from = runs[run]; from < runs[run + 1];) {
-      const column = Math.floor(from / height), stop = Math.min(runs[run + 1], (column + 1) * height);
-      if (!columns.has(column)) columns.set(column, []);
-      columns.get(column).push(from - column * height, stop - column * height);
-      from = stop;
-    }
-  }
-  for (const [column, ends] of columns) {
-    for (const y of ends) parts.push(`M${column} ${y}h1`);
-    for (const [near, x] of [[columns.get(column - 1) ?? [], column], [columns.get(column + 1) ?? [], column + 1]]) {
-      const all = [...new Set([...ends, ...near])].sort((a, b) => a - b);
-      for (let at = 0; at + 1 < all.length; at++) {
-        const place = (all[at] + all[at + 1]) / 2;
-        if (covers(ends, place) && !covers(near, place)) parts.push(`M${x} ${all[at]}V${all[at + 1]}`);
-      }
-    }
-  }
-  return parts.join("");
-}
-
-function covers(ends, place) {
-  for (let at = 0; at < ends.length; at += 2) if (ends[at] <= place && place < ends[at + 1]) return true;
-  return false;
 }
