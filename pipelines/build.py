@@ -98,9 +98,11 @@ def run(
     with driver_lock(folder) as renew:
         commits.remove_temporary_files(folder)
         if not folder.exists(commits.MANIFEST):
-            progress.start(folder)
+            progress.start(folder, settings.workers)
         with _index_folder(folder) as place:
+            progress.stage("indexing")
             splits = index(recipe, place, progress, subset)
+            progress.stage("planning")
             roles = split_roles.gather(recipe, splits, seed, place, progress)
             replays = subset.replays if subset else None
             plan = planning.make(recipe, splits, seed, settings.limit, replays, roles.identity())

@@ -11,6 +11,7 @@ import typer
 
 from pipelines.command import Dataset, Out, Workers, errors, group
 from pipelines.evaluate.cli import evaluate_predictions
+from pipelines.looking import NoReport, report, report_after
 from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ synth = group("Write a synthetic source.")
 app.add_typer(synth, name="synth")
 app.add_typer(vgd, name="vgd")
 app.command("eval")(evaluate_predictions)
+app.command()(report)
 
 
 @app.callback(invoke_without_command=True)
@@ -64,6 +66,7 @@ def build(
         int | None, typer.Option(min=1, metavar="N", help="Only the first N pictures of each split.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Another seed than the recipe's.")] = None,
+    no_report: NoReport = False,
 ) -> None:
     """Build a dataset from a recipe."""
     from pipelines import build as building
@@ -81,6 +84,8 @@ def build(
         loaded = recipes.with_splits(recipes.with_sources(loaded, source or []), split or [])
         settings = building.Settings(workers=workers, engine=engine, resume=resume, limit=limit, seed=seed)
         manifest = building.run(loaded, out, settings, progress)
+        if not no_report:
+            report_after(out, progress)
         typer.echo(summary(out, manifest))
 
 
@@ -261,10 +266,14 @@ def replay(
     out: Annotated[str | None, typer.Option(help="Keep what is built as a dataset of its own.")] = None,
 ) -> None:
     """Build the quarantined records again, with sources and program as they are now, and say which pass."""
+    from pipelines.progress import Console, silent
     from pipelines.replay import replay as run_replay
 
     with errors():
-        rows = run_replay(directory, sources=source or [], out=out)
+        progress = Console()
+        rows = run_replay(directory, sources=source or [], out=out, progress=progress if out else silent)
+        if out is not None and rows:
+            report_after(out, progress)
         passing = sum(row.now is None for row in rows)
         for row in rows:
             typer.echo(f"{row.file}: {row.record}: {row.before} -> {row.now or 'passes'}")
@@ -311,16 +320,16 @@ def leaks(
     from pipelines import leaks as search
 
     with errors():
-        report = search.find(
+        found = search.find(
             directories,
             near=None if no_near else near,
             workers=workers,
             json_file=json_file,
             say=lambda line: typer.echo(line, err=True),
         )
-        typer.echo(search.text(report))
-        if report.leaked:
-            number = len(report.leaked)
+        typer.echo(search.text(found))
+        if found.leaked:
+            number = len(found.leaked)
             typer.secho(
                 f"{number:,} training pictures are also in splits that are not for training", fg="red", err=True
             )
@@ -345,8 +354,8 @@ def export(
     from pipelines.export import export as run_export
 
     with errors():
-        report = run_export(directory, to, out, pictures)
-        typer.echo(f"{out}: {report.account.built.total()} samples in the {to} layout\n{report}")
+        exported = run_export(directory, to, out, pictures)
+        typer.echo(f"{out}: {exported.account.built.total()} samples in the {to} layout\n{exported}")
 
 
 def _sources(manifest: dict[str, Any]) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from dataengine.store.commits import Commit
-from dataengine.store.files import Folder
+from dataengine.store.files import Folder, public
 from pipelines.plan import Plan
 
 LINE_EVERY_S = 10.0
@@ -19,10 +21,18 @@ STATUS_EVERY_S = 1.0
 STATUS = "status.json"
 
 
+def command_line() -> str | None:
+    """The command that runs, quoted for a shell and without the secrets of its URIs; None in another program."""
+    if Path(sys.argv[0]).name not in ("dataengine", "cli.py"):
+        return None
+    return shlex.join(["dataengine", *map(public, sys.argv[1:])])
+
+
 class Progress(Protocol):
     """What is told how a build goes on."""
 
-    def start(self, out: Folder) -> None: ...
+    def start(self, out: Folder, workers: int = 1) -> None: ...
+    def stage(self, name: str) -> None: ...
     def say(self, text: str) -> None: ...
     def plan(self, plan: Plan, done: Sequence[Commit]) -> None: ...
     def update(self, commit: Commit | None) -> None: ...
@@ -30,7 +40,10 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def start(self, out: Folder) -> None:
+    def start(self, out: Folder, workers: int = 1) -> None:
+        pass
+
+    def stage(self, name: str) -> None:
         pass
 
     def say(self, text: str) -> None:
@@ -61,15 +74,31 @@ class Console:
         self._first = 0
         self._images = self._total = self._tasks = self._tasks_total = self._samples = self._quarantined = 0
         self._last_line = self._last_status = 0.0
+        self._workers = 1
+        self._seconds: dict[str, float] = {}
+        self._stage: tuple[str, float] | None = None
 
-    def start(self, out: Folder) -> None:
+    def start(self, out: Folder, workers: int = 1) -> None:
         self._out = out
+        self._workers = workers
+
+    def stage(self, name: str) -> None:
+        """What the build does from now on; what it did before took until now."""
+        self._end_stage()
+        self._stage = (name, time.monotonic())
+
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            name, began = self._stage
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+            self._stage = None
 
     def say(self, text: str) -> None:
         self._status("indexing", force=True, message=text)
         self._print(text)
 
     def plan(self, plan: Plan, done: Sequence[Commit]) -> None:
+        self.stage("building")
         self._began = self._last_line = time.time()
         self._total = sum(task.stop - task.start for task in plan.tasks)
         self._tasks_total = len(plan.tasks)
@@ -95,9 +124,17 @@ class Console:
 
     def end(self, manifest: dict[str, Any]) -> None:
         self.close()
+        self._end_stage()
         self._samples = manifest["counts"]["samples"]
         if self._out is not None:
             self._status("done", force=True)
+
+    def reported(self, seconds: float) -> None:
+        """The report was written, after the end."""
+        self._seconds["report"] = seconds
+        if self._out is not None:
+            with contextlib.suppress(OSError):
+                self._status("done", force=True)
 
     def fail(self, message: str, interrupted: bool = False) -> None:
         """The build stopped."""
@@ -171,6 +208,10 @@ class Console:
             "started": self._began,
             "updated": now,
             "pid": os.getpid(),
+            "images_before": self._first,
+            "workers": self._workers,
+            "command": command_line(),
+            "seconds": {name: round(seconds, 3) for name, seconds in self._seconds.items()},
         }
         if message is not None:
             status["message"] = message

@@ -40,6 +40,15 @@ class Shown:
     image_key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A sample and where it stands. number: in the dataset's order, from 0. shard: name of its file."""
+
+    number: int
+    shard: str
+    sample: Sample
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A finished dataset. manifest: as written; samples come in its order."""
@@ -95,29 +104,37 @@ class Dataset:
         Args:
             number: how many at most. seed: of the draw; None for the first ones.
         """
-        import pyarrow.parquet as pq
-
         total = sum(shard["rows"] for shard in self.manifest["shards"])
         number = min(number, total)
         chosen: Sequence[int] = range(number)
         if seed is not None:
             chosen = sorted(keyed(seed, "pick").choice(total, number, replace=False).tolist())
-        found, base = [], 0
+        return [row.sample for row in self.rows(chosen)]
+
+    def rows(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """Some samples by their numbers; only row groups that hold one are read, one in memory at a time.
+
+        Args:
+            numbers: ascending; those that the dataset does not have are left out.
+        """
+        import pyarrow.parquet as pq
+
+        base = 0
         for entry in self.manifest["shards"]:
-            wanted = [row - base for row in chosen if base <= row < base + entry["rows"]]
+            wanted = [number - base for number in numbers if base <= number < base + entry["rows"]]
+            if wanted:
+                with self._opened(entry["name"]) as file:
+                    shard, first = pq.ParquetFile(file), 0
+                    for group in range(shard.num_row_groups):
+                        last = first + shard.metadata.row_group(group).num_rows
+                        inside = [row - first for row in wanted if first <= row < last]
+                        if inside:
+                            table = shard.read_row_group(group, use_threads=False).take(inside)
+                            for row, values in zip(inside, table.to_pylist(), strict=True):
+                                number = base + first + row
+                                yield Row(number=number, shard=entry["name"], sample=from_row(values))
+                        first = last
             base += entry["rows"]
-            if not wanted:
-                continue
-            with self._opened(entry["name"]) as file:
-                shard, first = pq.ParquetFile(file), 0
-                for group in range(shard.num_row_groups):
-                    last = first + shard.metadata.row_group(group).num_rows
-                    inside = [row - first for row in wanted if first <= row < last]
-                    if inside:
-                        table = shard.read_row_group(group, use_threads=False).take(inside)
-                        found += [from_row(row) for row in table.to_pylist()]
-                    first = last
-        return found
 
     def shown(self) -> Iterator[Shown]:
         """Every picture that every sample shows, without reading one."""
@@ -353,19 +370,25 @@ def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
             yield f"{sample.sample_id}: {error}"
 
 
-def picture_of(image: Image) -> bytes:
+def picture_of(image: Image, most_bytes: int | None = None) -> bytes:
     """The bytes of a picture; a by-reference one is read from its place, on a disk or in an object store.
 
+    Args:
+        most_bytes: of a file that is read.
     Raises:
-        OSError: it cannot be read from there, or is elsewhere: a dataset must not make its readers call any address.
+        OSError: it cannot be read from there, is larger, or is elsewhere: a dataset must not make its readers call any
+            address.
     """
     if image.bytes is not None:
         return image.bytes
     scheme, mark, _ = (image.path or "").partition("://")
     if mark and scheme not in PICTURE_SCHEMES:
         raise StoreError(f"{image.path}: pictures are read from disks and object stores only")
+    place = Folder(image.path or "")
     try:
-        return Folder(image.path or "").read()
+        if most_bytes is not None and place.size("") > most_bytes:
+            raise StoreError(f"{image.path}: the file has more than {most_bytes:,} bytes")
+        return place.read()
     except ValueError:  # a NUL, or text that is no Unicode
         raise StoreError(f"{image.path!r} is no path") from None
 

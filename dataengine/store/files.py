@@ -29,6 +29,8 @@ from dataengine.errors import UserError
 
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{32}\.tmp")
 _CHUNK = 1 << 20
+_USER = re.compile(r"(?<=://)[^/@?#]*@")
+_SECRET = re.compile(r"(?i)([?&](?:access_key|secret_key|session_token|token|sig|[^=&]*(?:secret|password))=)[^&#]*")
 
 
 class StoreError(OSError):
@@ -308,6 +310,11 @@ def _open_regular(path: Path) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, "no regular file", str(path))
     return file
+
+
+def public(uri: str) -> str:
+    """A path or URI as others may see it: without names, keys and passwords."""
+    return _SECRET.sub(r"\1…", _USER.sub("", uri))
 
 
 def temporary_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "quarantine"
+BATCH = 64  # rows
 
 
 class BudgetError(UserError):
@@ -53,12 +54,12 @@ def _text(text: str) -> str:
     return text[:MAX_PAYLOAD].encode("utf-8", "backslashreplace").decode()
 
 
-def read(file: Any) -> list[dict[str, str]]:
-    """The rows of one quarantine file."""
+def read(file: Any) -> Iterator[dict[str, str]]:
+    """The rows of one quarantine file, a few in memory at a time: each may hold a megabyte."""
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, str]] = pq.ParquetFile(file).read(use_threads=False).to_pylist()
-    return rows
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH, use_threads=False):
+        yield from batch.to_pylist()
 
 
 def over_budget(quarantined: int, records: int, *, max_fraction: float, min_count: int) -> bool:

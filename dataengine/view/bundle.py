@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from functools import cache
 from importlib.resources import files
@@ -46,7 +47,11 @@ def json_text(data: Any) -> str:
     """JSON that may stand inside a `script` element, whatever its texts hold."""
     import orjson
 
-    return orjson.dumps(data).decode().translate(_UNSAFE)
+    try:
+        text = orjson.dumps(data).decode()
+    except TypeError:  # half a surrogate pair, or a number of more than 64 bits
+        text = json.dumps(data)
+    return text.translate(_UNSAFE)
 
 
 def _modules(names: list[str], seen: set[str] | None = None) -> list[str]:

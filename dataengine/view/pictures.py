@@ -10,7 +10,6 @@ from dataengine import images
 from dataengine.images import ImageError
 from dataengine.sample import Image
 from dataengine.store.dataset import picture_of
-from dataengine.store.files import Folder
 from dataengine.view.rows import Shown
 
 MAX_BYTES = 256 << 20  # of an image file
@@ -34,14 +33,12 @@ def load(image: Image, height: int, width: int) -> Picture:
     Raises:
         ImageError: it is no picture of that size. OSError: it cannot be read.
     """
-    if image.bytes is None and Folder(image.path or "").size("") > MAX_BYTES:
-        raise ImageError("image_too_large", f"the file has more than {MAX_BYTES:,} bytes")
-    data = picture_of(image)
+    data = picture_of(image, MAX_BYTES)
     return Picture(data=data, media_type=MEDIA_TYPES[images.check(data, height, width).format])
 
 
-def small(picture: Picture, longest_px: int) -> Picture:
-    """A picture whose longer side is at most `longest_px`, as WebP; colour profiles and other metadata are left out.
+def small(picture: Picture, longest_px: int, quality: int = QUALITY) -> Picture:
+    """A picture whose longer side is at most `longest_px`, as WebP: opaque, on white, without metadata.
 
     Raises:
         ImageError: its pixels cannot be decoded.
@@ -51,13 +48,20 @@ def small(picture: Picture, longest_px: int) -> Picture:
     try:
         with Pillow.open(io.BytesIO(picture.data), formats=images.FORMATS) as opened:
             opened.draft("RGB", (longest_px, longest_px))  # a JPEG is decoded no larger than needed
-            shown = opened.convert("RGB")
+            shown = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+        shown.thumbnail((longest_px, longest_px), Pillow.Resampling.BOX, reducing_gap=2.0)
     except Exception as error:  # Pillow's plugins raise what they please on damaged files
         raise ImageError("image_unreadable", f"the image cannot be decoded: {type(error).__name__}") from None
-    shown.thumbnail((longest_px, longest_px), Pillow.Resampling.BOX, reducing_gap=2.0)
+    if shown.mode == "RGBA":
+        shown = Pillow.alpha_composite(Pillow.new("RGBA", shown.size, "white"), shown).convert("RGB")
     file = io.BytesIO()
-    shown.save(file, "WEBP", quality=QUALITY, method=2)
+    shown.save(file, "WEBP", quality=quality, method=2)
     return Picture(data=file.getvalue(), media_type="image/webp")
+
+
+def data_url(picture: Picture) -> str:
+    """A picture as an address that holds it."""
+    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}"
 
 
 def inline(image: Image | None, height: int, width: int, longest_px: int) -> Shown:
@@ -65,7 +69,6 @@ def inline(image: Image | None, height: int, width: int, longest_px: int) -> Sho
     if image is None:
         return Shown()
     try:
-        picture = small(load(image, height, width), longest_px)
+        return Shown(url=data_url(small(load(image, height, width), longest_px)))
     except (ImageError, OSError) as error:
         return Shown(error=str(error))
-    return Shown(url=f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.command import Dataset, Out, Workers, errors, group
+from pipelines.looking import NoReport, report_after
 
 vgd = group("Build, verify and describe VGD benchmarks.")
 
@@ -43,6 +44,7 @@ def build_benchmark(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N pictures.")] = None,
     workers: Workers = 1,
     resume: Resume = False,
+    no_report: NoReport = False,
 ) -> None:
     """Build a locked benchmark from COCO annotations."""
     if profile not in ("published", "strict"):
@@ -63,7 +65,7 @@ def build_benchmark(
     )
     with errors():
         _check_folder(coco)
-        _build(benchmark.recipe_of(settings), out, workers, resume, limit)
+        _build(benchmark.recipe_of(settings), out, workers, resume, limit, no_report)
 
 
 @vgd.command("import-xsam")
@@ -75,6 +77,7 @@ def import_xsam(
     images: Pictures = "reference",
     workers: Workers = 1,
     resume: Resume = False,
+    no_report: NoReport = False,
 ) -> None:
     """Make X-SAM's released COCO-VGD a locked benchmark, with its own prompts."""
     _check_pictures(images)
@@ -82,7 +85,7 @@ def import_xsam(
 
     with errors():
         _check_folder(coco)
-        _build(benchmark.xsam_recipe(coco, file, seed, images), out, workers, resume, None)
+        _build(benchmark.xsam_recipe(coco, file, seed, images), out, workers, resume, None, no_report)
 
 
 def _check_pictures(images: str) -> None:
@@ -98,7 +101,7 @@ def _check_folder(root: str) -> None:
         raise UserError(f"--coco {root}: there is no such folder")
 
 
-def _build(recipe: object, out: str, workers: int, resume: bool, limit: int | None) -> None:
+def _build(recipe: object, out: str, workers: int, resume: bool, limit: int | None, no_report: bool) -> None:
     from pipelines import build as building
     from pipelines.progress import Console
     from pipelines.vgd import benchmark
@@ -107,6 +110,8 @@ def _build(recipe: object, out: str, workers: int, resume: bool, limit: int | No
     with errors(progress):
         settings = building.Settings(workers=workers, resume=resume, limit=limit)
         lock = benchmark.build(recipe, out, settings, progress)  # type: ignore[arg-type]
+        if not no_report:
+            report_after(out, progress)
         typer.echo(benchmark.summary(out, lock))
 
 

@@ -1,0 +1,251 @@
+"""The samples of a report: a draw in which every kind of sample appears, as cards that fit into so many bytes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dataengine import masks
+from dataengine.images import ImageError
+from dataengine.keyed import keyed
+from dataengine.sample import Image, Sample
+from dataengine.store import columns
+from dataengine.store.dataset import Dataset, Row
+from dataengine.store.files import Folder, public
+from dataengine.view import pictures, rows
+from dataengine.view.bundle import json_text
+from dataengine.view.pictures import Picture
+from dataengine.view.rows import Shown
+
+VERSION = 1  # of `draw`
+STRATUM = ("source", "split", "task", "variant")
+LEVELS = ((640, 78), (512, 74), (384, 70), (288, 60), (192, 50), (128, 40))  # longest side in px, WebP's quality
+REFERENCE_SHARE = 0.4  # of the longest side of a sample's own picture
+ROWS_SHARE = 0.5  # of the bytes, that rows may take before anything is cut from them
+MOST_TEXT = 4000  # code points of a turn in a row that is cut
+MOST_ERROR = 300  # characters of why there is no picture
+THREADS = 2  # decode pictures, which lets go of the interpreter
+PENDING = 8  # samples whose pictures are on their way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """Numbers of the samples drawn, ascending; and the strata they come of: names and samples of each."""
+
+    numbers: list[int]
+    strata: list[tuple[tuple[str, ...], int]]
+
+
+def draw(dataset: Dataset, number: int, seed: int) -> Draw:
+    """Draw samples, as many of each source, split, task and variant as of the others.
+
+    A stratum that has fewer gives all it has. Where there are more strata than samples, the largest appear.
+
+    Args:
+        number: how many at most. seed: each stratum is drawn with `keyed(seed, its names, "gallery", VERSION)`.
+    """
+    found: dict[tuple[str, ...], list[np.ndarray]] = {}
+    base = 0
+    for table in dataset.tables(columns.leaves(*STRATUM)):
+        read = columns.rows(table)
+        places, keys = columns.combine([read.texts(name) for name in STRATUM])
+        for place, key in enumerate(keys):
+            named = tuple(text or "" for text in key)
+            found.setdefault(named, []).append(base + np.flatnonzero(places == place))
+        base += len(read)
+    strata = {key: np.concatenate(parts) for key, parts in sorted(found.items())}
+    sizes = [len(members) for members in strata.values()]
+    numbers: list[int] = []
+    for (key, members), take in zip(strata.items(), even_shares(sizes, number), strict=True):
+        rng = keyed(seed, *key, "gallery", VERSION)
+        numbers += rng.choice(members, take, replace=False).tolist()
+    return Draw(numbers=sorted(numbers), strata=list(zip(strata, sizes, strict=True)))
+
+
+def even_shares(sizes: Sequence[int], number: int) -> list[int]:
+    """How many to take of each, as even as their sizes allow; the largest first where that does not come out even."""
+    shares = [0] * len(sizes)
+    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    left = min(number, sum(sizes))
+    while left:
+        for index in order:
+            if left and shares[index] < sizes[index]:
+                shares[index] += 1
+                left -= 1
+    return shares
+
+
+@dataclass(slots=True)
+class _Card:
+    """A card in the making. cut: what was left out of its row. pictures: its own, then those of its references."""
+
+    data: dict[str, Any]
+    cut: list[str] = field(default_factory=list)
+    pictures: list[Picture | None] = field(default_factory=list)
+
+    def bytes(self) -> int:
+        return len(json_text(self.data).encode())
+
+
+def cards(dataset: Dataset, numbers: Sequence[int], most_bytes: int) -> list[dict[str, Any]]:
+    """Card data of some samples, whose JSON has at most `most_bytes` bytes.
+
+    Where that is little, first pictures become smaller, and masks and texts of the largest rows are left out; then
+    pictures are, and at last whole rows. `cut` of a card says so in words, or is null.
+    """
+    level = _first_level(len(numbers), most_bytes)
+    made = [_Card(data=data, pictures=shown) for data, shown in _read(dataset, numbers, level)]
+    _cut_rows([card for card in made], int(most_bytes * ROWS_SHARE))
+    room = most_bytes - sum(card.bytes() for card in made) - 200 * len(made)
+    _fit_pictures(made, room, level)
+    for card in made:
+        card.data["cut"] = "; ".join(card.cut) or None
+    return [card.data for card in made]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    dataset: Dataset, numbers: Sequence[int], level: int
+) -> Iterator[tuple[dict[str, Any], list[Picture | None]]]:
+    """Card data without pictures, and the pictures, made small by a few threads."""
+    named = replace(dataset, folder=Folder(public(dataset.folder.uri)))  # as commands give it
+    with ThreadPoolExecutor(THREADS) as pool:
+        pending: deque[tuple[Row, Future[list[Picture | str | None]]]] = deque()
+        for row in dataset.rows(numbers):
+            pending.append((row, pool.submit(_pictures, row.sample, level)))
+            if len(pending) >= PENDING:
+                yield _card(named, *pending.popleft())
+        while pending:
+            yield _card(named, *pending.popleft())
+
+
+def _card(
+    dataset: Dataset, row: Row, future: Future[list[Picture | str | None]]
+) -> tuple[dict[str, Any], list[Picture | None]]:
+    found = future.result()
+    shown = [Shown(error=one) if isinstance(one, str) else Shown() for one in found]
+    data = rows.card_data(dataset, row.sample, row.number, row.shard, shown[0], shown[1:])
+    return data, [one if isinstance(one, Picture) else None for one in found]
+
+
+def _pictures(sample: Sample, level: int) -> list[Picture | str | None]:
+    """The sample's own picture and those of its references, or why there is none."""
+    found = [_picture(sample.image, sample.height, sample.width, level)]
+    return found + [_picture(r.image, r.height, r.width, level, REFERENCE_SHARE) for r in sample.references]
+
+
+def _picture(image: Image | None, height: int, width: int, level: int, share: float = 1) -> Picture | str | None:
+    if image is None:
+        return None
+    longest, quality = LEVELS[level]
+    try:
+        return pictures.small(pictures.load(image, height, width), int(longest * share), quality)
+    except (ImageError, OSError) as error:
+        return str(error)[:MOST_ERROR]
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def _first_level(number: int, most_bytes: int) -> int:
+    """The level at which photographs of so many samples about fit; a byte holds some 7 px of them."""
+    share = most_bytes * ROWS_SHARE / max(number, 1)
+    fitting = [level for level, (longest, _) in enumerate(LEVELS) if longest**2 * 0.7 / 7 < share]
+    return fitting[0] if fitting else len(LEVELS) - 1
+
+
+def _cut_rows(made: list[_Card], most_bytes: int) -> None:
+    """Leave out of the largest rows what makes them large, until all rows have at most `most_bytes`."""
+    sizes = [card.bytes() for card in made]
+    cap = cap_of(sizes, most_bytes)
+    for card, size in zip(made, sizes, strict=True):
+        if size > cap:
+            _cut_row(card, size, cap)
+
+
+def cap_of(sizes: Iterable[int], total: int) -> int:
+    """The largest cap such that sizes, each cut to it, add up to at most `total`."""
+    ascending = sorted(sizes)
+    left = total
+    for index, size in enumerate(ascending):
+        share = left // (len(ascending) - index)
+        if size > share:
+            return share
+        left -= size
+    return total
+
+
+def _cut_row(card: _Card, size: int, cap: int) -> None:
+    row = card.data["row"]
+    things = [*row["objects"], *row["references"]]
+    shown = [prompt for thing in things for prompt in thing["prompts"]]
+    long = [prompt for prompt in shown if len(prompt["rle"] or "") + 8 * len(prompt["points"]) > 400]
+    for prompt in long:
+        prompt["rle"], prompt["points"], prompt["parts"] = None, [], []
+    if long:
+        card.cut.append(f"{len(long):,} of {len(shown):,} prompts")
+    size = card.bytes()
+    number = 0
+    for thing in sorted(row["objects"], key=lambda thing: len(thing["rle"]), reverse=True):
+        if size <= cap or len(thing["rle"]) < 40:
+            break
+        empty = masks.rle_from_counts([row["height"] * row["width"]], row["height"], row["width"]).decode("ascii")
+        size -= len(thing["rle"]) - len(empty)
+        thing["rle"] = empty
+        number += 1
+    if number:
+        card.cut.append(f"{number:,} of {len(row['objects']):,} masks")
+    if size > cap:
+        texts = [turn for turn in row["turns"] if len(turn["text"]) > MOST_TEXT]
+        for turn in texts:
+            turn["text"] = turn["text"][:MOST_TEXT]
+        if texts:
+            card.cut.append(f"the end of {len(texts):,} turns")
+        size = card.bytes()
+    if size > cap:
+        card.cut = [f"the whole row, which has {size:,} bytes"]
+        card.data = {key: value for key, value in card.data.items() if key in ("number", "shard", "commands")}
+        card.data["commands"] = card.data["commands"] if len(json_text(card.data)) < max(cap, 2000) else []
+        card.data["row"] = None
+        card.pictures = []
+
+
+def _fit_pictures(made: list[_Card], room: int, level: int) -> None:
+    """Put the pictures into their cards, smaller where there is less room, and none where there is no room left."""
+    while sum(map(_url_bytes, _all(made))) > room and level + 1 < len(LEVELS):
+        level += 1
+        longest, quality = LEVELS[level]
+        for card in made:
+            card.pictures = [
+                one and pictures.small(one, int(longest * (REFERENCE_SHARE if index else 1)), quality)
+                for index, one in enumerate(card.pictures)
+            ]
+    for card in made:
+        left_out = 0
+        for index, one in enumerate(card.pictures):
+            if one is None:
+                continue
+            room -= _url_bytes(one)
+            shown = card.data if index == 0 else card.data["references"][index - 1]
+            if room >= 0:
+                shown["picture"] = pictures.data_url(one)
+            else:
+                shown["picture_error"] = "left out: the page would be too large"
+                left_out += 1
+        if left_out:
+            card.cut.append(f"{left_out:,} pictures")
+
+
+def _all(made: Iterable[_Card]) -> Iterator[Picture]:
+    return (one for card in made for one in card.pictures if one is not None)
+
+
+def _url_bytes(picture: Picture) -> int:
+    return len(picture.data) * 4 // 3 + 30
