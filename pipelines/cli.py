@@ -11,7 +11,7 @@ import typer
 
 from pipelines.command import Dataset, Out, Workers, errors, group
 from pipelines.evaluate.cli import evaluate_predictions
-from pipelines.looking import NoReport, report, report_after
+from pipelines.looking import NoReport, report, report_after, view
 from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(synth, name="synth")
 app.add_typer(vgd, name="vgd")
 app.command("eval")(evaluate_predictions)
 app.command()(report)
+app.command()(view)
 
 
 @app.callback(invoke_without_command=True)

@@ -53,3 +53,21 @@ def report_after(directory: str, progress: Console) -> None:
         typer.secho(f"warning: the report was not written ({what}); to try again: {again}", fg="yellow", err=True)
         return
     progress.reported(time.monotonic() - began)
+
+
+def view(
+    directories: Annotated[
+        list[str], typer.Argument(metavar="DIR…", help="Dataset folders, paths or URIs; two are compared.")
+    ],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 8765,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name by which a browser may ask; may be given several times."),
+    ] = None,
+) -> None:
+    """Show datasets in a browser: search, filter, sort, compare. Ctrl-C ends it."""
+    from dataengine.view import server
+
+    with errors():
+        server.serve(directories, host, port, allow_host or [], say=typer.echo)

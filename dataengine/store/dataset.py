@@ -60,7 +60,7 @@ class Dataset:
         """All samples, one row group in memory at a time."""
         for shard in self.manifest["shards"]:
             if split in (None, shard["split"]):
-                with self._opened(shard["name"]) as file:
+                with self.opened(shard["name"]) as file:
                     yield from read_shard(file)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -68,7 +68,7 @@ class Dataset:
         import pyarrow.parquet as pq
 
         for entry in self.manifest["shards"]:
-            with self._opened(entry["name"]) as file:
+            with self.opened(entry["name"]) as file:
                 shard = pq.ParquetFile(file)
                 for group in range(shard.num_row_groups):
                     yield shard.read_row_group(group, columns=list(columns), use_threads=False)
@@ -89,7 +89,7 @@ class Dataset:
         for entry in self.manifest["shards"]:
             if entry["source"] != source:
                 continue
-            with self._opened(entry["name"]) as file:
+            with self.opened(entry["name"]) as file:
                 shard = pq.ParquetFile(file)
                 for group in range(shard.num_row_groups):
                     ids = shard.read_row_group(group, columns=["sample_id"], use_threads=False).column(0).to_pylist()
@@ -123,7 +123,7 @@ class Dataset:
         for entry in self.manifest["shards"]:
             wanted = [number - base for number in numbers if base <= number < base + entry["rows"]]
             if wanted:
-                with self._opened(entry["name"]) as file:
+                with self.opened(entry["name"]) as file:
                     shard, first = pq.ParquetFile(file), 0
                     for group in range(shard.num_row_groups):
                         last = first + shard.metadata.row_group(group).num_rows
@@ -144,7 +144,7 @@ class Dataset:
         references = "references.list.element"
         columns = [*names, "image.path", f"{references}.image.path", f"{references}.image_key"]
         for entry in self.manifest["shards"]:
-            with self._opened(entry["name"]) as file:
+            with self.opened(entry["name"]) as file:
                 shard, first = pq.ParquetFile(file), 0
                 for group in range(shard.num_row_groups):
                     rows = shard.read_row_group(group, columns=columns, use_threads=False).to_pylist()
@@ -165,7 +165,7 @@ class Dataset:
         """
         import pyarrow.parquet as pq
 
-        with self._opened(shard) as file:
+        with self.opened(shard) as file:
             opened, first = pq.ParquetFile(file), 0
             for group in range(opened.num_row_groups):
                 last = first + opened.metadata.row_group(group).num_rows
@@ -183,11 +183,11 @@ class Dataset:
     def quarantined(self) -> Iterator[dict[str, str]]:
         """The records that could not be built."""
         for entry in self.manifest["quarantine"]:
-            with self._opened(entry["name"]) as file:
+            with self.opened(entry["name"]) as file:
                 yield from quarantine.read(file)
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[BinaryIO]:
+    def opened(self, name: str) -> Iterator[BinaryIO]:
         """A file of the dataset; where it cannot be read, the error names it."""
         import pyarrow as pa
 
