@@ -189,6 +189,7 @@ function drawList() {
     el("ol", {class: "rows", start: page.offset + 1}, items),
     pager(page.offset, page.rows.length, page.total, (offset) => load({offset}).catch(trouble)));
   parts.list.querySelector("[aria-current]")?.scrollIntoView({block: "nearest"});
+  parts.main.querySelector(".place")?.replaceChildren(place());
 }
 
 async function drawCard(data) {
@@ -198,7 +199,7 @@ async function drawCard(data) {
     : el("div", {class: "detail"}, renderCard(data, {href: linkOf(state.d, data.row.sample_id)}));
   const moves = el("nav", {class: "moves", "aria-label": "samples"},
     el("button", {type: "button", class: "quiet", title: "←", onclick: () => step(-1).catch(trouble)}, "← previous"),
-    el("span", {class: "faint"}, place(data.number)),
+    el("span", {class: "faint place"}, place()),
     el("button", {type: "button", class: "quiet", title: "→", onclick: () => step(1).catch(trouble)}, "next →"));
   parts.main.replaceChildren(moves, node);
   document.title = `${cut(data.row.sample_id, 80)[0]} · dataengine`;
@@ -206,8 +207,9 @@ async function drawCard(data) {
   if (next && data.picture) new Image().src = `/api/picture?d=${state.d}&n=${next.number}&v=${dataset().version.slice(0, 12)}`;
 }
 
-function place(number) {
-  const at = page.rows.findIndex((row) => row.number === number);
+/** Where the card's sample stands in the list. */
+function place() {
+  const at = page.rows.findIndex((row) => row.number === current);
   return at >= 0 ? `${count(page.offset + at + 1)} of ${count(page.total)}` : "";
 }
 

@@ -23,11 +23,11 @@ def serve():
     running = []
 
     def start(*folders: str) -> str:
-        from dataengine.view.server import make_app
+        from dataengine.view.server import Place, make_app
 
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        app = make_app([open_dataset(folder) for folder in folders], hosts=(f"127.0.0.1:{port}",))
+        app = make_app([open_dataset(folder) for folder in folders], Place(port=port))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -42,6 +42,12 @@ def serve():
     for server, thread in running:
         server.should_exit = True
         thread.join(timeout=10)
+
+
+@pytest.fixture
+def watch(serve, watch):
+    """Pages are closed before their server."""
+    return watch
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ def test_a_deep_link_and_one_that_leads_nowhere(watch, serve, many):
     expect_shown(page, toy_id(110))
     found(page, 80)
     assert page.locator(".row[aria-current]").count() == 1
-    assert "74 of 80" in page.locator(".moves").inner_text()  # 0, 3, 6 … 108 are of the other task
+    page.locator(".moves", has_text="74 of 80").wait_for()  # 0, 3, 6 … 108 are of the other task
     page.goto(f"{address}/?id=toy/train/none")
     page.locator(".trouble", has_text="toy/train/none").wait_for()
     watched.problems = [problem for problem in watched.problems if "404" not in problem]
