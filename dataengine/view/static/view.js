@@ -77,7 +77,7 @@ async function show({keep = false} = {}) {
       if (isFirst || state.side) await drawCard(data);
       await load({around: data.number});
     } else {
-      await load({offset: 0});
+      await load({offset: 0}, false);  // the card's picture is asked for before those of the list
       if (page.rows.length) await choose(page.rows[0], {replace: true});
       else drawNothing();
     }
@@ -87,11 +87,12 @@ async function show({keep = false} = {}) {
 }
 
 /** Load a page of the list; while rows are still being looked through, again after a while. */
-async function load(where) {
+async function load(where, draws = true) {
   const signal = running.signal;
   const asked = {d: state.d, ...state.filters, limit: PAGE, ...where};
   page = await ask("/api/rows", asked, signal);
-  drawList();
+  if (draws) drawList();
+  else delete parts.list.dataset.offset;
   if (page.ready < 1) again(signal);
 }
 
@@ -119,9 +120,11 @@ async function choose(row, {replace = false} = {}) {
   state = {...state, id: row.id, n: null};
   history[replace ? "replaceState" : "pushState"](null, "", addressOf(state));
   const asked = (current = row.number);
-  drawList();
   const data = await ask("/api/row", {d: state.d, n: row.number}, running.signal);
-  if (current === asked) await drawCard(data);
+  if (current !== asked) return;
+  await drawCard(data);
+  if (parts.list.dataset.offset === String(page.offset) && parts.list.querySelector(".row")) markCurrent();
+  else drawList();
 }
 
 /** The next or the previous sample in the list's order. */
@@ -174,9 +177,9 @@ function drawFilters() {
 function drawList() {
   const hasScores = (dataset().facets.origin ?? []).some(([origin]) => origin !== "human");
   const items = page.rows.map((row) => el("li", {}, el("button", {
-    type: "button", class: "row", "aria-current": row.number === current ? "true" : null, onclick: () => choose(row).catch(trouble),
+    type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble),
   },
-  el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&v=${dataset().version.slice(0, 12)}`, alt: "", loading: "lazy", width: "64", height: "64",
+  el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&v=${dataset().version.slice(0, 12)}`, alt: "", loading: "lazy", fetchpriority: "low", width: "64", height: "64",
     onerror: (event) => event.target.classList.add("none")}),
   el("span", {class: "what"}, el("span", {class: "text"}, row.text || row.id), el("span", {class: "faint"},
     [row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
@@ -188,7 +191,17 @@ function drawList() {
     orderBox(state.filters, isPair(), hasScores, (filters) => go({filters})),
     el("ol", {class: "rows", start: page.offset + 1}, items),
     pager(page.offset, page.rows.length, page.total, (offset) => load({offset}).catch(trouble)));
-  parts.list.querySelector("[aria-current]")?.scrollIntoView({block: "nearest"});
+  parts.list.dataset.offset = page.offset;
+  markCurrent();
+}
+
+/** Mark the card's sample in the list. */
+function markCurrent() {
+  for (const row of parts.list.querySelectorAll(".row")) {
+    const isMine = Number(row.dataset.number) === current;
+    isMine ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
+    if (isMine) row.scrollIntoView({block: "nearest"});
+  }
   parts.main.querySelector(".place")?.replaceChildren(place());
 }
 
@@ -215,6 +228,7 @@ function place() {
 
 function drawNothing() {
   current = null;
+  drawList();
   const text = page.ready < 1 ? "Nothing yet; rows are still being looked through." : "No sample is like that.";
   parts.main.replaceChildren(el("p", {class: "faint empty"}, text));
 }
@@ -253,8 +267,8 @@ const ACTIONS = {
 const cards = () => parts.main.querySelectorAll(".card");
 
 document.addEventListener("keydown", (event) => {
-  const inField = event.target.closest("input, select, textarea, pre");
-  const presses = event.key === " " && event.target.closest("button, summary, a");
+  const inField = event.target.closest("input:not([type=checkbox]), select, textarea, pre");
+  const presses = event.key === " " && event.target.closest("input, button, summary, a");
   if (event.key === "Escape" && event.target === search) search.blur();
   if (inField || presses || event.ctrlKey || event.metaKey || event.altKey || parts.help.open || !ACTIONS[event.key]) return;
   event.preventDefault();
