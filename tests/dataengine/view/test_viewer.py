@@ -219,7 +219,7 @@ def test_quarantine(watch, serve, toy, store):
     assert page.locator(".command code").inner_text().startswith("dataengine replay ")
     page.locator(".reasons button", has_text="polygon_odd").click()
     page.locator(".records li").first.wait_for()
-    page.wait_for_function("document.querySelectorAll('.records li').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('.records li').length === 1")
     page.locator(".records summary").click()
     assert '"segmentation": "<b>bold</b>"' in page.locator(".records pre").inner_text()
 
