@@ -140,6 +140,7 @@ async function step(by) {
 
 async function random() {
   const {number} = await ask("/api/random", {d: state.d, ...state.filters}, running.signal);
+  if (number === null) return;
   const data = await ask("/api/row", {d: state.d, n: number}, running.signal);
   state = {...state, id: data.row.sample_id, n: null};
   history.pushState(null, "", addressOf(state));
@@ -181,7 +182,7 @@ function drawList() {
   },
   el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&v=${dataset().version.slice(0, 12)}`, alt: "", loading: "lazy", fetchpriority: "low", width: "64", height: "64",
     onerror: (event) => event.target.classList.add("none")}),
-  el("span", {class: "what"}, el("span", {class: "text"}, row.text || row.id), el("span", {class: "faint"},
+  el("span", {class: "what"}, el("span", {class: "text"}, row.error ?? (row.text || row.id)), el("span", {class: "faint"},
     [row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
       row.value !== null && row.value !== undefined && state.filters.sort && `${state.filters.sort} ${tidy(row.value)}`,
       row.change && row.change !== "same" && row.change].filter(Boolean).join(" · "))))));
