@@ -231,6 +231,30 @@ def stats(
 
 
 @app.command()
+def card(
+    directory: Dataset,
+    out: Annotated[str | None, typer.Option("--out", help="Another local folder than the dataset's own.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where the dataset is, or will be, published.")] = None,
+    creator: Annotated[str | None, typer.Option(metavar="NAME", help="Who publishes it.")] = None,
+    published: Annotated[
+        str | None, typer.Option(metavar="DAY", help="When: YYYY-MM-DD; else the day its manifest was written.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are not of this command.")] = False,
+) -> None:
+    """Write README.md and croissant.json of a dataset: what it holds, how it was made, licences, how to load it."""
+    from pipelines import dataset_card
+    from pipelines.croissant import About
+
+    with errors():
+        about = About(url=url, creator=creator, published=published)
+        written = dataset_card.write(directory, out=out, force=force, about=about)
+        typer.echo("\n".join(written.files))
+        if written.missing:
+            options = ", ".join(f"--{name}" for name in written.missing)
+            typer.echo(f"Croissant asks for what only its publisher knows: {options}", err=True)
+
+
+@app.command()
 def preview(
     directory: Dataset,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],

@@ -419,7 +419,7 @@ def _check_accounts(dataset: Dataset, done: list[Commit], damaged: set[str], fin
 
 
 def _check_files(dataset: Dataset, done: list[Commit], findings: Findings) -> None:
-    known = {commits.MANIFEST, commits.PLAN, "status.json", "README.md", "report.html"}
+    known = {commits.MANIFEST, commits.PLAN, "status.json", "README.md", "croissant.json", "report.html"}
     known |= {"benchmark.lock.json", "regions.parquet"}  # of a benchmark, which looks after them itself
     known |= {commits.name_of(task) for task in _committed_tasks(dataset.folder)}
     known |= {stored.name for commit in done for stored in commit.files()}

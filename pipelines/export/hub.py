@@ -1,11 +1,10 @@
 """A Hugging Face repository: `data/{split}-00000-of-00001.parquet`, pictures in it as pictures, and its card.
 
-`datasets.load_dataset(folder)` opens it. Rows are samples as in a shard; the card is `card.py`'s.
+`datasets.load_dataset(folder)` opens it. Rows are samples as in a shard; the card is `pipelines.card_text`'s.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from dataengine.errors import ReasonError, UserError
 from dataengine.sample import Image, Sample
 from dataengine.store.shards import ShardWriter
-from pipelines.export import card
-from pipelines.export.output import LeftOut, Output, picture_bytes
+from pipelines import card_text
+from pipelines.card_text import Card, Tally, split_names
+from pipelines.export.output import Output, picture_bytes
 
 FILE_SAMPLES = 10_000
 FILE_BYTES = 400 << 20  # of pictures in one file
@@ -41,10 +41,13 @@ class Hub:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._splits: dict[str, _Split] = {}
-        self._tally = card.Tally()
+        self._names = split_names(output.manifest)
+        self._tally = Tally()
 
     def write(self, group: Sequence[Sample]) -> None:
-        name = split_name(group[0].split)
+        name = self._names.get(group[0].split)
+        if name is None:
+            raise UserError(f"{group[0].sample_id}: the manifest does not know the split {group[0].split!r}")
         for whole in [self._embedded(sample) for sample in group]:
             split = self._splits.setdefault(name, _Split())
             if split.writer is not None and (split.writer.rows >= FILE_SAMPLES or split.bytes >= FILE_BYTES):
@@ -79,16 +82,9 @@ class Hub:
                 final.parent.mkdir(exist_ok=True)
                 path.rename(final)
                 sizes[name] += final.stat().st_size
-        text = card.text(self._output.manifest, self._tally, sizes)
-        (self._output.root / "README.md").write_text(text, encoding="utf-8")
-
-
-def split_name(split: str) -> str:
-    """A split as `datasets` allows it: letters, digits, `_`, and dots between them."""
-    name = re.sub(r"[^A-Za-z0-9_]", "_", split)
-    if not name.strip("_"):
-        raise LeftOut("split_name", f"split {split!r} has no letter or digit")
-    return name
+        paths = {name: (f"data/{name}-*.parquet",) for name in self._splits}
+        card = Card(manifest=self._output.manifest, tally=self._tally, paths=paths, bytes=sizes)
+        (self._output.root / "README.md").write_text(card_text.text(card), encoding="utf-8")
 
 
 def _whole(image: Image, height: int, width: int) -> Image:
