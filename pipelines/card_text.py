@@ -133,7 +133,8 @@ def text(card: Card) -> str:
 
     head = yaml.safe_dump(_head(card), sort_keys=False, allow_unicode=True, width=1000)
     parts = (_title, _contents, _prompts, _loading, _making, _splits, _licenses, _limits, _citing)
-    return "\n".join(["---", head.rstrip(), "---", MARK, "", *(line for part in parts for line in part(card))])
+    mark = [] if card.recipe is None else [MARK]
+    return "\n".join(["---", head.rstrip(), "---", *mark, "", *(line for part in parts for line in part(card))])
 
 
 # --- for the hub -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ COMMANDS = {
     "detect": {"--recipe"},
     "inspect": {"--sample"},
     "stats": {"--json", "--tokenizer"},
+    "card": {"--out", "--url", "--creator", "--published", "--force"},
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
     "reproduce": {"--sample", "--source", "--out"},
