@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataengine.sample import License, Sample
 from pipelines import mix
-from pipelines.markdown import address, block, code, plain, printable, table
+from pipelines.markdown import address, block, code, is_address, plain, printable, table
 from pipelines.roles import is_training
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _license_head(licenses: Iterable[License]) -> dict[str, Any]:
     if names == ["other"]:
         slug = re.sub(r"[^a-z0-9.]+", "-", (other[0].name or "").lower()).strip("-.")[:64]
         head["license_name"] = slug if len(other) == 1 and slug else "see-licences-below"
-        if len(other) == 1 and other[0].url is not None and address(other[0].url) == other[0].url:
+        if len(other) == 1 and is_address(other[0].url or ""):
             head["license_link"] = other[0].url
     return head
 
@@ -221,7 +221,7 @@ def _contents(card: Card) -> Iterator[str]:
     )
     yield from table(
         ("split", "samples", "files, MB"),
-        [(name, f"{tally.splits[name]:,}", f"{card.bytes[name] / 1e6:,.1f}") for name in card.paths],
+        [(plain(name), f"{tally.splits[name]:,}", f"{card.bytes[name] / 1e6:,.1f}") for name in card.paths],
     )
     if card.numbers is not None:
         yield from _numbers(card.numbers)
@@ -279,7 +279,7 @@ def _prompts(card: Card) -> Iterator[str]:
 def _loading(card: Card) -> Iterator[str]:
     split = next(iter(card.paths))
     yield "## How to load"
-    yield "In this folder; elsewhere, write its path or its name on the hub instead of `.`:"
+    yield "In this folder; elsewhere, give its path, or its name on the hub:"
     yield ""
     yield from block(
         (_ELSEWHERE if card.tally.elsewhere else _INSIDE).format(split=split) + _USE.rstrip("\n"), "python"
@@ -297,18 +297,22 @@ def _loading(card: Card) -> Iterator[str]:
 
 
 _INSIDE = """\
+from pathlib import Path
+
 from datasets import load_dataset
 from pycocotools import mask
 
-dataset = load_dataset(".", split="{split}")
+dataset = load_dataset(str(Path.cwd()), split="{split}")
 row = dataset[0]
 row["image"]  # a picture of PIL; None where there is none
 """
 _ELSEWHERE = """\
+from pathlib import Path
+
 from datasets import Image, load_dataset
 from pycocotools import mask
 
-dataset = load_dataset(".", split="{split}").cast_column("image", Image(decode=False))
+dataset = load_dataset(str(Path.cwd()), split="{split}").cast_column("image", Image(decode=False))
 row = dataset[0]
 row["image"]  # its path; the picture is not in the files
 """
@@ -419,7 +423,7 @@ def _splits(card: Card) -> Iterator[str]:
     manifest = card.manifest
     names = split_names(manifest)
     yield "## Splits"
-    renamed = [f"{plain(split)} is {name}" for split, name in names.items() if split != name]
+    renamed = [f"{plain(split)} is {plain(name)}" for split, name in names.items() if split != name]
     if renamed:
         yield f"Splits keep their names in the column `split`; `datasets` knows them by others: {', '.join(renamed)}."
         yield ""

@@ -163,7 +163,9 @@ def tally_of(dataset: Dataset) -> Tally:
         for row in flat.group_by(keys, use_threads=False).aggregate([([], "count_all")]).to_pylist():
             source, split, number = row["source"], row["split"], row["count_all"]
             if split not in names:
-                raise DatasetError(f"{dataset.folder.uri}: {MANIFEST} does not know the split {split!r} of {number} rows")
+                raise DatasetError(
+                    f"{dataset.folder.uri}: {MANIFEST} does not know the split {split!r} of {number} rows"
+                )
             tally.count(row["task"], row["variant"], source, split, names[split], number)
             tally.licenses[License(name=row["license.name"], url=row["license.url"])] += number
             tally.elsewhere += number if row["named"] and f"{source}/{split}" in referring else 0

@@ -41,7 +41,12 @@ def block(text: str, language: str = "") -> list[str]:
 
 def address(url: str) -> str:
     """A URL as it is, which readers make a link of, where it is plainly one of the Web; else text."""
-    return url if _URL.fullmatch(url) else plain(url)
+    return url if is_address(url) else plain(url)
+
+
+def is_address(url: str) -> bool:
+    """Whether a text is an address of the Web that needs no escape in Markdown."""
+    return _URL.fullmatch(url) is not None
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""croissant.json against mlcroissant: no complaint, the values of the rows, the hashes of the files, nothing from a net."""
+"""croissant.json against mlcroissant: no complaint, the values of the rows, the hashes of the files, no network."""
 
 from __future__ import annotations
 
