@@ -363,7 +363,9 @@ def _making(card: Card) -> Iterator[str]:
             for key, source in manifest["sources"].items()
         ],
     )  # fmt: skip
-    yield from (*(f"- {plain(line)}" for line in account(manifest["counts"]["records"])), "")
+    units = _units(manifest["counts"]["records"], ", ")
+    rows = [(plain(unit), read, made, plain(left.removeprefix(", "))) for unit, read, made, left in units]
+    yield from table(("of", "read", "built", "not built"), rows)
     if manifest.get("mixing"):
         from dataengine import mixing
 
@@ -375,13 +377,21 @@ def _making(card: Card) -> Iterator[str]:
 
 def account(records: Mapping[str, Any]) -> list[str]:
     """What became of all that was read, a line for each unit."""
-    lines = []
+    return [f"{unit}: {read} read = {made} built{left}" for unit, read, made, left in _units(records, " + ")]
+
+
+def _units(records: Mapping[str, Any], mark: str) -> Iterator[tuple[str, str, str, str]]:
+    """Each unit, how many were read and built, and how many not, by reason, each after a mark.
+
+    Which held-out split forbids a picture is in the manifest.
+    """
     for unit, read in records["read"].items():
-        parts = [f"{records['built'].get(unit, 0):,} built"]
+        left = Counter[str]()
         for kind in ("quarantined", "filtered"):
-            parts += [f"{number:,} {kind} ({reason})" for reason, number in records[kind].get(unit, {}).items()]
-        lines.append(f"{unit}: {read:,} read = {' + '.join(parts)}")
-    return lines
+            for reason, number in records[kind].get(unit, {}).items():
+                left[f"{kind} ({reason.partition(': ')[0]})"] += number
+        text = "".join(f"{mark}{number:,} {reason}" for reason, number in left.items())
+        yield unit, f"{read:,}", f"{records['built'].get(unit, 0):,}", text
 
 
 def simulation(prompts: Mapping[str, Any]) -> str:
@@ -477,7 +487,8 @@ def limits(card: Card) -> list[str]:
     missing = manifest["forbidden"]["missing"]
     if missing and any(is_training(shard["split"]) for shard in manifest["shards"]):
         found.append(f"Not found when it was built, so that their pictures may be trained on: {', '.join(missing)}.")
-    return found + (mix.surprises(manifest["expected"]) if manifest.get("expected") else [])
+    surprises = mix.surprises(manifest["expected"]) if manifest.get("expected") else []
+    return found + [f"{line.removeprefix('warning: ')}." for line in surprises]
 
 
 def _citing(card: Card) -> Iterator[str]:
