@@ -19,8 +19,8 @@ from dataengine.sample import License
 from dataengine.store.commits import MANIFEST, PLAN, DatasetError
 from dataengine.store.dataset import Dataset, open_dataset
 from dataengine.store.files import Folder, Stored
-from pipelines import card_text, croissant, plan, stats
-from pipelines.card_text import MEANINGS, Card, Tally, split_names
+from pipelines import card_facts, card_text, croissant, plan, stats
+from pipelines.card_facts import MEANINGS, Card, Tally, split_names
 from pipelines.croissant import About
 
 README = "README.md"
@@ -130,14 +130,14 @@ def _description(dataset: Dataset, card: Card, about: About) -> dict[str, Any]:
         about=about,
         licenses=sorted(card.tally.licenses, key=str),
         splits=_by_split(card),
-        description=card_text.description(card),
-        citation=card_text.citation(card),
+        description=card_facts.description(card),
+        citation=card_facts.citation(card),
         facts={
-            "dataLimitations": card_text.limits(card),
+            "dataLimitations": card_facts.limits(card),
             "dataUseCases": [f"Training and evaluation: {MEANINGS.get(task, task)}." for task in tasks],
-            "dataCollection": [card_text.collection(card)],
-            "dataPreprocessingProtocol": card_text.account(manifest["counts"]["records"]),
-            "machineAnnotationTools": [card_text.simulation(prompts)] if prompts else [],
+            "dataCollection": [card_facts.collection(card)],
+            "dataPreprocessingProtocol": card_facts.account(manifest["counts"]["records"]),
+            "machineAnnotationTools": [card_facts.simulation(prompts)] if prompts else [],
         },
     )
 

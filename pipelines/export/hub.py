@@ -14,7 +14,7 @@ from dataengine.errors import ReasonError, UserError
 from dataengine.sample import Image, Sample
 from dataengine.store.shards import ShardWriter
 from pipelines import card_text
-from pipelines.card_text import Card, Tally, split_names
+from pipelines.card_facts import Card, Tally, split_names
 from pipelines.export.output import Output, picture_bytes
 
 FILE_SAMPLES = 10_000

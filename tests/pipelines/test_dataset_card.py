@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from dataengine.errors import UserError
 from dataengine.sample import License
 from dataengine.store.dataset import open_dataset, validate
-from pipelines import build, card_text, dataset_card, markdown, recipe
+from pipelines import build, card_facts, card_text, dataset_card, markdown, recipe
 from pipelines.build import Settings
 from pipelines.cli import app
 from pipelines.croissant import About
@@ -271,7 +271,7 @@ def test_in_an_object_store(trees, tmp_path, s3_bucket):
 
 def test_names_of_splits():
     shards = [{"split": name} for name in ("val_1", "val-1", "val 1", "train", "all", "-", "größe", "test.v2")]
-    assert card_text.split_names({"shards": shards}) == {
+    assert card_facts.split_names({"shards": shards}) == {
         "train": "train", "val_1": "val_1",
         "val 1": "val_1_2", "val-1": "val_1_3", "-": "split", "all": "split_2", "größe": "gr__e", "test.v2": "test_v2",
     }  # fmt: skip
