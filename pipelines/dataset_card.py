@@ -75,7 +75,13 @@ def write(uri: str, *, out: str | None = None, force: bool = False, about: About
 
 
 def card_of(dataset: Dataset) -> Card:
-    """What the card of a dataset is written from."""
+    """What the card of a dataset is written from.
+
+    Raises:
+        DatasetError: it holds no samples, as what is left of a replay may not.
+    """
+    if not dataset.manifest["shards"]:
+        raise DatasetError(f"{dataset.folder.uri}: holds no samples; there is nothing to write a card of")
     sizes, names = Counter[str](), split_names(dataset.manifest)
     for shard in dataset.manifest["shards"]:
         sizes[names[shard["split"]]] += shard["bytes"]

@@ -248,6 +248,30 @@ def test_it_can_be_written_elsewhere(dataset, tmp_path):
         dataset_card.write(str(dataset), out="s3://bucket/x")
 
 
+def test_nothing_has_no_card(coco_tree, tmp_path):
+    """What is built of records that still cannot be used."""
+    tree = coco_tree(2)
+    (tree.root / "train" / "1.jpg").unlink()
+    dataset = built(tmp_path / "out", {"vgd": {"builder": "coco", "task": "vgdseg", "root": str(tree.root)}})
+    done = CliRunner().invoke(app, ["replay", str(dataset), "--out", str(tmp_path / "again")])
+    assert done.exit_code == 0, done.output
+    manifest = open_dataset(str(tmp_path / "again")).manifest
+    assert (manifest["counts"]["samples"], manifest["shards"]) == (0, [])
+    with pytest.raises(UserError, match="no samples"):
+        dataset_card.write(str(tmp_path / "again"))
+
+
+def test_a_replay_is_no_recipe(dataset, trees, tmp_path):
+    document = json.loads(trees[0].file.read_text())
+    document["annotations"][2]["segmentation"] = [[2, 2, 10, 2, 10, 10]]
+    trees[0].file.write_text(json.dumps(document))
+    CliRunner().invoke(app, ["replay", str(dataset), "--out", str(tmp_path / "again")])
+    dataset_card.write(str(tmp_path / "again"))
+    body = parts(tmp_path / "again")[1]
+    assert f"could not be built in the dataset `{open_dataset(str(dataset)).manifest['version']}`, built again" in body
+    assert not blocks(body, "yaml")
+
+
 @pytest.mark.parametrize("about", [
     About(url="javascript:alert(1)"), About(url="example.org"),
     About(published="tomorrow"), About(published="2026-13-01"),
