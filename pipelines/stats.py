@@ -100,11 +100,13 @@ def _sorted(counts: Mapping[tuple[Any, ...], Any]) -> list[tuple[tuple[Any, ...]
 class Prompts:
     """Prompts of one kind, profile and status. ambiguous: how many lie in another object more than in their own."""
 
+    count: int = 0
     inside: Shares = field(default_factory=Shares)
     other: Shares = field(default_factory=Shares)
     ambiguous: int = 0
 
     def add(self, inside: np.ndarray, other: np.ndarray) -> None:
+        self.count += len(inside)
         self.inside.add(inside)
         self.other.add(other)
         self.ambiguous += int((other > inside).sum())
@@ -113,10 +115,10 @@ class Prompts:
         """inside: mean share inside the object; whole: share of prompts that lie in it; ambiguous: in another more."""
         inside, other = self.inside.to_json(), self.other.to_json()
         return {
-            "count": self.inside.count,
+            "count": self.count,
             "inside": inside["mean"],
-            "whole": self.inside.ones / self.inside.count,
-            "ambiguous": self.ambiguous / self.inside.count,
+            "whole": self.inside.ones / self.count,
+            "ambiguous": self.ambiguous / self.count,
             "inside_histogram": inside["histogram"],
             "other_histogram": other["histogram"],
         }
@@ -208,9 +210,10 @@ class Counted:
         origin, labeler = (objects.texts(name) for name in LINEAGE_KEYS[:2])
         places, keys = columns.combine([origin, labeler])
         rounds = objects.numbers("lineage.round", -1)
-        pairs, counts = np.unique(np.stack([places, rounds]), axis=1, return_counts=True)
-        for (place, number), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-            self.lineage[*keys[place], number if number >= 0 else None] += count
+        for place, key in enumerate(keys):
+            found, counts = np.unique(rounds[places == place], return_counts=True)
+            for number, count in zip(found.tolist(), counts.tolist(), strict=True):
+                self.lineage[*key, number if number >= 0 else None] += count
         for name, shares in self.scores.items():
             shares.add(objects.numbers(f"lineage.{name}"))
 
@@ -276,7 +279,8 @@ def _named(dataset: Dataset, counts: Mapping[str, Counter[int]]) -> dict[str, li
 
 def text(found: Mapping[str, Any]) -> str:
     """The numbers as tables."""
-    lines = [f"{found['samples']:,} samples, {found['bytes'] / 2**20:,.1f} MiB", ""]
+    pictures = found["pictures"]["count"]
+    lines = [f"{found['samples']:,} samples, {pictures:,} pictures, {found['bytes'] / 2**20:,.1f} MiB", ""]
     lines += _table(["task", "variant", "source", "split", "samples"], [list(row.values()) for row in found["by"]])
     heads = ["", "mean", *(f"{float(q):.0%}" for q in ("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"))]
     rows = [[name, *_row(value)] for name, value in found["per_sample"].items() if value["count"]]
@@ -291,12 +295,16 @@ def text(found: Mapping[str, Any]) -> str:
                 p["profile"],
                 p["status"],
                 p["count"],
-                *(f"{p[k]:.1%}" for k in ("inside", "whole", "ambiguous")),
+                *("" if p[k] is None else f"{p[k]:.1%}" for k in ("inside", "whole", "ambiguous")),
             ]
             for p in found["prompts"]
         ]
         heads = ["prompt", "profile", "status", "count", "inside", "whole", "ambiguous"]
         lines += ["", *_table(heads, shown)]
+    lineage = found["lineage"]["objects"]
+    if any(row["origin"] != "human" for row in lineage):
+        rows = [["" if value is None else value for value in row.values()] for row in lineage]
+        lines += ["", *_table(["origin", "labeler", "round", "objects"], rows)]
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ def edges_of_sizes(low: int, high: int) -> list[int]:
     while edges[-1] <= high:
         edges.append(_next(edges[-1]))
     first = sum(edge <= low for edge in edges) - 1
-    return edges[first:]
+    return edges[max(0, first) :]
 
 
 def _next(number: int) -> int:

@@ -153,12 +153,12 @@ def combine(texts: Sequence[Texts]) -> tuple[np.ndarray, list[tuple[str | None, 
     Args:
         texts: at least one, each (n,).
     Returns:
-        (n,) int64 indices, and the combinations there are.
+        (n,) int64 indices of the combinations, and those that there are.
     """
     codes = np.zeros(len(texts[0].codes), dtype=np.int64)
     for one in texts:
         codes = codes * (len(one.names) + 1) + one.codes + 1
-    found, places = np.unique(codes, return_inverse=True)
+    found, places = _numbered(codes)
     keys = []
     for code in found.tolist():
         key: list[str | None] = []
@@ -166,4 +166,14 @@ def combine(texts: Sequence[Texts]) -> tuple[np.ndarray, list[tuple[str | None, 
             code, digit = divmod(code, len(one.names) + 1)
             key.append(one.names[digit - 1] if digit else None)
         keys.append(tuple(reversed(key)))
-    return places.reshape(-1), keys
+    return places, keys
+
+
+def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct codes, and the place of each code among them; without sorting, where they are small numbers."""
+    if not len(codes) or codes.max() >= 1 << 16:
+        return np.unique(codes, return_inverse=True)
+    found = np.flatnonzero(np.bincount(codes))
+    places = np.zeros(found[-1] + 1, dtype=np.int64)
+    places[found] = np.arange(len(found))
+    return found, places[codes]

@@ -140,6 +140,7 @@ def test_lineage_and_its_scores_are_counted(tmp_path):
     assert found["score"]["mean"] == pytest.approx(0.8)
     assert {k: n for k, n in enumerate(found["score"]["histogram"]["counts"]) if n} == {10: 1, 19: 2}
     assert (found["stability"]["count"], found["stability"]["histogram"]["ones"]) == (2, 2)
+    assert any(re.fullmatch(r"model +sam +1 +2", line) for line in stats.text(stats.stats(out)).splitlines())
 
 
 def test_pictures_by_reference_and_text_alone(tmp_path):
@@ -159,8 +160,9 @@ def test_pictures_by_reference_and_text_alone(tmp_path):
 
 
 def test_no_samples_and_no_objects(tmp_path):
-    for samples in ([], [sample("a")]):
+    for samples in ([], [replace(sample("a"), height=0, width=0)]):
         found = stats.stats(written(tmp_path / str(len(samples)), samples))
+        assert found["pictures"]["count"] == found["pictures"]["objects"]["count"] == 0
         assert found["mask_area_px"]["count"] == found["lineage"]["score"]["count"] == 0
         assert found["mask_area_px"]["histogram"] == {"edges": [], "counts": [], "open": False}
         assert found["prompts"] == found["lineage"]["objects"] == []

@@ -50,6 +50,7 @@ def test_sizes_have_bins_that_grow():
         "open": False,
     }
     assert histogram([30, 60], log=True)["edges"] == [20, 50, 100]
+    assert histogram([-5, 3], log=True)["counts"] == [1, 0, 1]  # damaged data ends no report
 
 
 def test_shares_at_edges_of_bins():

@@ -98,6 +98,13 @@ def test_fields_combined():
     assert len(keys) == 3
 
 
+def test_many_combinations():
+    many = [columns.Texts(codes=np.arange(999, -1, -1, dtype=np.int32), names=tuple(map(str, range(1000))))] * 3
+    places, keys = columns.combine(many)
+    assert [keys[place] for place in places] == [(str(n),) * 3 for n in range(999, -1, -1)]
+    assert columns.combine([columns.Texts(codes=np.zeros(0, np.int32), names=())])[1] == []
+
+
 def test_leaves_are_those_of_parquet():
     assert columns.leaves("height", "image.path", "objects.area", "objects.prompts.kind", "objects.bbox") == [
         "height",
