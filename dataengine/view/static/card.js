@@ -92,7 +92,7 @@ class Card {
     const things = row.objects.map((object, index) => {
       const asking = this.askers[index].length ? this.askers[index] : (this.shownBy.get(index) ?? []);
       return {
-        rle: object.rle, area: object.area, bbox: object.bbox, hatched: object.crowd,
+        rle: object.rle, area: object.area, hatched: object.crowd,
         dashed: this.isMixed && object.lineage?.origin !== "human",
         colors: asking.filter((number) => this.colors.has(number)).map((number) => this.colors.get(number)),
         label: asking.map((number) => this.tags.get(number)).filter(Boolean).slice(0, 4).join(" "),

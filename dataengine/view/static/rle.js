@@ -81,6 +81,19 @@ export function paintRuns(owner, runs, height, xs, ys, rows, value, thick = fals
   return painted;
 }
 
+/** [left, top, right, bottom] of a mask that is not empty, half open, px. */
+export function boundsOf(runs, height) {
+  const right = Math.floor((runs.at(-1) - 1) / height) + 1;
+  let top = height, bottom = 0;
+  for (let run = 0; run < runs.length; run += 2) {
+    const from = runs[run] % height, last = (runs[run + 1] - 1) % height;
+    if (runs[run + 1] - runs[run] > last + 1) return [Math.floor(runs[0] / height), 0, right, height]; // over a column's end
+    top = Math.min(top, from);
+    bottom = Math.max(bottom, last + 1);
+  }
+  return [Math.floor(runs[0] / height), top, right, bottom];
+}
+
 /** The middle of the longest run in one column: a place that surely lies in the mask. */
 export function middle(runs, height) {
   let best = -1, place = [0, 0];

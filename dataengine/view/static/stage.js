@@ -1,7 +1,7 @@
 // A picture with its masks on a canvas and its prompts above them.
 
 import {el, svg} from "./dom.js";
-import {decodeRuns, grid, middle, outlinePath, paintRuns} from "./rle.js";
+import {boundsOf, decodeRuns, grid, middle, outlinePath, paintRuns} from "./rle.js";
 import {UNASKED, css} from "./look.js";
 
 const TINT = 0.45, FAINT = 0.16, STRONG = 0.62; // of masks over the picture
@@ -20,8 +20,7 @@ const nearby = new IntersectionObserver((entries) => {
 
 /**
  * @typedef {object} Thing something with a mask
- * @property {string} rle @property {number} area px @property {number[]} bbox @property {number[][]} colors empty: nobody
- *   asks for it
+ * @property {string} rle @property {number} area px @property {number[][]} colors empty: nobody asks for it
  * @property {boolean} hatched a crowd, or ignored pixels, which are crossed @property {boolean} dashed a model's mask
  * @property {string} label a short text drawn on it, or "" @property {object[]} prompts as in the row
  */
@@ -218,11 +217,12 @@ export class Stage {
   }
 
   #speck(thing, index) {
-    const [x, y, width, height] = (thing.bbox ?? [0, 0, 0, 0]).map(Number);
-    if (!this.runs[index].length || thing.hatched || !(Math.max(width, height) * this.scale <= SPECK)) return [];
-    if (this.specks.length >= MOST_SPECKS || !this.#isNear(x) || !this.#isNear(y)) return [];
-    this.specks.push([index, x + width / 2, y + height / 2]);
-    return [svg("circle", {class: "speck", cx: x + width / 2, cy: y + height / 2, r: SPECK / this.scale})];
+    if (!this.runs[index].length || thing.hatched || this.specks.length >= MOST_SPECKS) return [];
+    const [left, top, right, bottom] = boundsOf(this.runs[index], this.view.height);
+    if (Math.max(right - left, bottom - top) * this.scale > SPECK) return [];
+    const [cx, cy] = [(left + right) / 2, (top + bottom) / 2];
+    this.specks.push([index, cx, cy]);
+    return [svg("circle", {class: "speck", cx, cy, r: SPECK / this.scale})];
   }
 
   #label(thing, index) {
