@@ -6,12 +6,13 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.-]+\.js)";\n', re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) )", re.MULTILINE)
+_IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.-]+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _STYLE = re.compile(r'^<link rel="stylesheet" href="/static/([\w.-]+\.css)">\n', re.MULTILINE)
 _SCRIPT = re.compile(r'^<script type="module" src="/static/([\w.-]+\.js)"></script>\n', re.MULTILINE)
 _UNSAFE = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}  # which could end the element they stand in
@@ -31,7 +32,7 @@ def page(name: str, data: Any) -> str:
     """
     shell = static(name)
     style = "".join(static(sheet) for sheet in _STYLE.findall(shell))
-    script = "".join(_modules(_SCRIPT.findall(shell)))
+    script = "const modules = {};\n" + "".join(_modules(_SCRIPT.findall(shell), set()))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -54,17 +55,20 @@ def json_text(data: Any) -> str:
     return text.translate(_UNSAFE)
 
 
-def _modules(names: list[str], seen: set[str] | None = None) -> list[str]:
-    """Modules without their imports and exports, each after those that it imports. Their names must not clash."""
-    seen = set() if seen is None else seen
-    parts = []
+def _modules(names: Iterable[str], seen: set[str]) -> Iterator[str]:
+    """Modules as functions that give their exports, each after those that it imports; names in them cannot clash."""
     for name in names:
         if name not in seen:
             seen.add(name)
             text = static(name)
-            parts += _modules(_IMPORT.findall(text), seen)
-            parts.append(_EXPORT.sub("", _IMPORT.sub("", text)))
-    return parts
+            yield from _modules((other for _, other in _IMPORT.findall(text)), seen)
+            imports = "".join(
+                f"const {{{names.replace(' as ', ': ')}}} = modules[{json.dumps(other)}];\n"
+                for names, other in _IMPORT.findall(text)
+            )
+            exports = ", ".join(_EXPORT.findall(text))
+            body = _EXPORT.sub(lambda match: match[0].removeprefix("export "), _IMPORT.sub("", text))
+            yield f"modules[{json.dumps(name)}] = (() => {{\n{imports}{body}return {{{exports}}};\n}})();\n"
 
 
 def _digest(text: str) -> str:

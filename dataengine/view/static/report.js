@@ -5,6 +5,7 @@ import {barTable, histogram, partBar} from "./charts.js";
 import {copyButton, count, cut, el, percent} from "./dom.js";
 
 const TOP = 30; // categories drawn as bars
+const FIRST = 12; // reasons shown before the others are asked for
 const data = JSON.parse(document.getElementById("data").textContent);
 const stats = data.stats;
 const sections = [];
@@ -81,8 +82,9 @@ function tiles() {
 // --- what it holds ---------------------------------------------------------------------------------------------------
 
 function composition() {
-  const rows = stats.by.map((row) => ({labels: [row.task, row.variant || "–", row.source, row.split], value: row.samples}));
-  const nodes = [box(barTable({caption: "samples by task, variant, source and split", heads: ["task", "variant", "source", "split"], rows,
+  const heads = ["task", "variant", "source", "split"].filter((key) => stats.by.some((row) => row[key]));
+  const rows = stats.by.map((row) => ({labels: heads.map((key) => row[key] || "–"), value: row.samples}));
+  const nodes = [box(barTable({caption: "samples by task, variant, source and split", heads, rows,
     unit: "samples", of: stats.samples}))];
   const sums = [["task", "task"], ["source", "source"]].map(([name, key]) => [name, sumBy(stats.by, key)]).filter(([, sum]) => sum.length > 1 && sum.length < rows.length);
   if (sums.length) nodes.push(el("div", {class: "twin"}, sums.map(([name, sum]) => box(el("h4", {}, `By ${name}`),
@@ -163,7 +165,7 @@ function objects() {
 function numbers(title, found, unit, of, more = {}) {
   if (!found?.count || !found.histogram?.counts.length) return null;
   const {quantiles} = found;
-  const about = `mean ${found.mean.toLocaleString("en-US", {maximumFractionDigits: 1})}, median ${count(quantiles["0.5"])}, ` +
+  const about = `mean ${found.mean.toLocaleString("en-US", {maximumFractionDigits: found.mean < 100 ? 1 : 0})}, median ${count(quantiles["0.5"])}, ` +
     `95 % up to ${count(quantiles["0.95"])}, largest ${count(quantiles["1"])}`;
   return histogram({title, about, ...found.histogram, unit, of, ...more});
 }
@@ -220,7 +222,7 @@ function records() {
   const held = Object.entries(roles ?? {}).map(([role, value]) => ({labels: [role], value}));
   const looked = Array.isArray(missing) ? missing : Object.keys(missing ?? {});
   return ["Every record that was read was built, quarantined or filtered for a reason.", box(table),
-    reasons.length > 0 && [el("h3", {}, "Filtered, by reason"), box(barTable({caption: "filtered records by reason", heads: ["reason", "unit"], rows: reasons, unit: "records"}))],
+    reasons.length > 0 && [el("h3", {}, "Filtered, by reason"), box(byReason("filtered records", reasons))],
     (held.length > 0 || looked.length > 0) && [el("h3", {}, "Forbidden to training, by role"), box(
       held.length > 0 && barTable({caption: "pictures that are not trained on", heads: ["role"], rows: held, unit: "pictures"}),
       byContent > 0 && el("p", {class: "faint"}, `${count(byContent)} of them are also known by their bytes.`),
@@ -228,12 +230,24 @@ function records() {
     el("h3", {}, "Quarantine"), box(quarantine(quarantined))];
 }
 
+/** Bars of the most frequent reasons; all of them on demand. */
+function byReason(what, rows) {
+  const bars = (shown) => barTable({caption: `${what} by reason`, heads: ["reason", "unit"], rows: shown, unit: "records"});
+  if (rows.length <= FIRST + 3) return bars(rows);
+  const place = el("div", {}, bars(rows.slice(0, FIRST)));
+  const button = el("button", {type: "button", class: "quiet", onclick: () => {
+    place.replaceChildren(bars(rows));
+    button.remove();
+  }}, `Show all ${count(rows.length)}`);
+  return [place, button];
+}
+
 function quarantine(reasons) {
   const rows = Object.entries(reasons).flatMap(([unit, found]) => Object.entries(found).map(([reason, value]) => ({labels: [reason, unit], value})))
     .sort((a, b) => b.value - a.value);
   if (!rows.length) return el("p", {class: "faint"}, "Nothing was quarantined.");
   const {examples, replay} = data.quarantine;
-  return [barTable({caption: "quarantined records by reason", heads: ["reason", "unit"], rows, unit: "records"}),
+  return [byReason("quarantined records", rows),
     command("Build them again, with the sources and the program as they are now", replay),
     el("details", {}, el("summary", {}, `Examples, ${count(examples.length)} of ${count(data.quarantine.total)}`), examples.map(badRecord))];
 }
@@ -350,8 +364,10 @@ function samples() {
   }}, el("option", {value: ""}, `all ${count(slots.length)} samples`),
   [...kinds].map(([kind, found]) => el("option", {value: kind}, `${kind} (${count(found.length)})`)))));
   const {strata, seed} = data.gallery;
-  return [`${count(slots.length)} of ${count(stats.samples)} samples, drawn with seed ${plainText(seed)}: as many of each source, split, task and variant ` +
-    `(${count(strata.length)} there ${strata.length === 1 ? "is" : "are"}) as come out even. They do not show how frequent each is.`, choice, list];
+  const how = strata.length > 1
+    ? `evenly from each of ${count(strata.length)} kinds (source, split, task, variant); how frequent a kind is, they do not show`
+    : "at random";
+  return [`${count(slots.length)} of ${count(stats.samples)} samples, drawn with seed ${plainText(seed)} ${how}.`, choice, list];
 }
 
 function kindOf({row}) {
