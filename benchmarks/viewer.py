@@ -16,11 +16,7 @@ TASKS = ("genseg", "vgdseg", "refseg", "chat")
 KINDS = ("point", "scribble", "box", "mask")
 CATEGORIES = 80
 OBJECTS = 5  # of a row, on average
-WORDS = (
-    "the a person dog cat bicycle car street left right red blue small large behind front holding standing sitting "
-    "near table chair window tree sky water boat kite ball grass field building sign bench bird horse sheep plate cup "
-    "which what where find segment please show every each picture image side corner middle top bottom woman man child"
-).split()
+WORDS = ["the", "a", "person", "dog", "cat", "bicycle", "car", "street", "left", "right", "red", "blue", "small", "large", "behind", "front", "holding", "standing", "sitting", "near", "table", "chair", "window", "tree", "sky", "water", "boat", "kite", "ball", "grass", "field", "building", "sign", "bench", "bird", "horse", "sheep", "plate", "cup", "which", "what", "where", "find", "segment", "please", "show", "every", "each", "picture", "image", "side", "corner", "middle", "top", "bottom", "woman", "man", "child"]
 
 
 def write_dataset(out: Path, rows: int, shards: int, seed: int = 0) -> Path:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dataengine import images, invariants
+from dataengine import images
 from dataengine.keyed import key_hash, keyed
 from dataengine.records import Account
 from dataengine.sample import Image, Sample, from_row
@@ -353,6 +353,8 @@ def _check_shard(
 
 
 def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
+    from dataengine import invariants
+
     key = key_hash(sample.sample_id)
     if key in seen:
         yield f"{sample.sample_id}: the id is given twice"

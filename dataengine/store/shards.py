@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import xxhash
 
-from dataengine import invariants
 from dataengine.sample import Sample, arrow_schema, from_row, to_row
 
 if TYPE_CHECKING:
@@ -139,6 +138,8 @@ class ShardWriter:
             InvariantError: its links do not hold; nothing is written of it.
         """
         if not checked:
+            from dataengine import invariants  # which reads masks, as readers need not
+
             invariants.check(sample)
         self._pending.append(to_row(sample))
         image = sample.image.bytes if sample.image is not None and sample.image.bytes else b""

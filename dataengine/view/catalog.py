@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from dataengine.errors import UserError
-from dataengine.store.columns import Elements, leaves, rows
+from dataengine.store.columns import Elements, combine, leaves, rows
 from dataengine.view import texts
 from dataengine.view.reader import Reader
 from dataengine.view.texts import Search, Texts
@@ -38,7 +38,7 @@ FIELDS = (
     "sample_id", "task", "variant", "license.name", "license.url", "turns.text", "conditions.text",
     "objects.area", "objects.category_id", "objects.lineage.origin", "objects.lineage.labeler",
     "objects.lineage.round", "objects.lineage.score", "objects.lineage.stability",
-    *(f"{thing}.prompts.{name}" for thing in ("objects", "references") for name in ("kind", "status", "inside", "other")),
+    *(f"{of}.prompts.{name}" for of in ("objects", "references") for name in ("kind", "status", "inside", "other")),
 )  # fmt: skip
 
 
@@ -265,9 +265,10 @@ class Catalog:
         objects = every.each("objects")
         self.ids[start:stop] = [hash_of(text or "") for text in table.column("sample_id").to_pylist()]
         for name in ("task", "variant"):
-            self._put(name, start, every.texts(name).to_list())
-        licenses = zip(every.texts("license.name").to_list(), every.texts("license.url").to_list(), strict=True)
-        self._put("license", start, [name or url or "not stated" for name, url in licenses])
+            found = every.texts(name)
+            self._put(name, start, found.codes, [*found.names, ""])
+        codes, licenses = combine([every.texts("license.name"), every.texts("license.url")])
+        self._put("license", start, codes, [name or url or "not stated" for name, url in licenses])
         self._add_lineage(start, objects)
         self._add_prompts(start, [objects.each("prompts"), every.each("references").each("prompts")])
         counts = self.numbers
@@ -281,8 +282,9 @@ class Catalog:
         self.texts.add(start, texts.joined(table))
         self._known[start:stop] = True
 
-    def _put(self, name: str, start: int, values: Sequence[str | None]) -> None:
-        codes = np.array([self._names[name].code(value or "") for value in values], dtype=np.uint16)
+    def _put(self, name: str, start: int, places: np.ndarray, values: Sequence[str | None]) -> None:
+        """places: (n,) which of the values each row has."""
+        codes = np.array([self._names[name].code(value or "") for value in values], dtype=np.uint16)[places]
         self._codes[name][start : start + len(codes)] = codes
         self._count(name, codes)
 

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dataengine import masks
 from dataengine.sample import Object, Sample
 from dataengine.store.columns import leaves
 from dataengine.view.catalog import hash_of
 from dataengine.view.reader import Reader
-from dataengine.view.signatures import signatures
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 UNKNOWN, SAME, CHANGED, ADDED, REMOVED = range(5)
 CODES = {"same": SAME, "changed": CHANGED, "added": ADDED, "removed": REMOVED}
@@ -92,6 +90,8 @@ class Comparison:
         self._measure(pause)
 
     def _sign(self, side: Side, names: Sequence[str], pause: Callable[[], bool]) -> bool:
+        from dataengine.view.signatures import signatures
+
         for index, start in enumerate(side.reader.starts[:-1]):
             try:
                 for table in side.reader.groups(index, names):
@@ -172,6 +172,8 @@ def _object_changes(before: Object | None, after: Object | None) -> list[str]:
 
 def _iou(before: bytes, after: bytes, left: Sample, right: Sample) -> float | None:
     """Of two masks of the same canvas; None where they are not."""
+    from dataengine import masks
+
     if (left.height, left.width) != (right.height, right.width):
         return None
     try:
@@ -198,6 +200,8 @@ def _pairs(
 
 def _smallest_iou(left: dict[str, Any], right: dict[str, Any]) -> float:
     """Of the masks of two rows; 0 where an object was added or removed, or the canvas is another."""
+    from dataengine import masks
+
     if (left["height"], left["width"]) != (right["height"], right["width"]):
         return 0.0
     smallest = 1.0

@@ -23,7 +23,7 @@ from dataengine.view.quarantine import Quarantine
 from dataengine.view.reader import Reader
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 WAIT_S = 0.7  # for a search; then it is answered with what was searched
 KEPT_ANSWERS = 6

@@ -248,7 +248,7 @@ def _check_place(image: Image, uri: str) -> None:
     scheme, mark, rest = path.partition("://")
     if image.bytes is not None or not mark or scheme == "file":
         return
-    ours, _, own = uri.partition("://")
+    own = uri.partition("://")[2]
     asked, given = rest.partition("?")[2], own.partition("?")[2]
     if (asked and asked != given) or (scheme == "hdfs" and rest.partition("/")[0] != own.partition("/")[0]):
         raise ImageError("image_elsewhere", f"{path}: names a server; only the dataset's own is asked")
