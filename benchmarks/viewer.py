@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 
 from dataengine import masks
 from dataengine.sample import arrow_schema
@@ -16,7 +29,9 @@ TASKS = ("genseg", "vgdseg", "refseg", "chat")
 KINDS = ("point", "scribble", "box", "mask")
 CATEGORIES = 80
 OBJECTS = 5  # of a row, on average
-WORDS = ["the", "a", "person", "dog", "cat", "bicycle", "car", "street", "left", "right", "red", "blue", "small", "large", "behind", "front", "holding", "standing", "sitting", "near", "table", "chair", "window", "tree", "sky", "water", "boat", "kite", "ball", "grass", "field", "building", "sign", "bench", "bird", "horse", "sheep", "plate", "cup", "which", "what", "where", "find", "segment", "please", "show", "every", "each", "picture", "image", "side", "corner", "middle", "top", "bottom", "woman", "man", "child"]
+WORDS = """a the person dog cat bicycle car street left right red blue small large behind front holding standing near
+table chair window tree sky water boat kite ball grass field building sign bench bird horse sheep plate cup which what
+where find segment please show every each picture image side corner middle top bottom woman man child""".split()  # noqa: SIM905
 
 
 def write_dataset(out: Path, rows: int, shards: int, seed: int = 0) -> Path:
@@ -213,3 +228,106 @@ def _rles(number: int = 64) -> list[tuple[bytes, int]]:
         crop = masks.Crop(np.ones((height, width), dtype=bool), 10, 20)
         found.append((masks.rle_from_crop(crop, 480, 640), height * width))
     return found
+
+
+FILTERS = (
+    "task=vgdseg",
+    "category=kind 3",
+    "kind=box&origin=model&round=1",
+    "area=30000..",
+    "inside=..0.5&ambiguous=1",
+    "score=0.9..&sort=score&desc=1",
+    "sort=words&desc=1",
+)
+TEXTS = ("frisbee", "RED CHAIR", "dog", "000000999999", "a")
+WANTED = {"first": 2.0, "filter": 1.0, "memory": 500.0}
+
+
+@dataclass(slots=True)
+class Server:
+    """A running `view`. first_s: from its start to its first rows."""
+
+    process: subprocess.Popen[str]
+    url: str
+    first_s: float
+    peak_mb: float = 0.0
+
+    def get(self, path: str) -> tuple[dict[str, Any], float]:
+        """An answer, and the seconds that it took."""
+        start = time.perf_counter()
+        with urllib.request.urlopen(self.url + urllib.parse.quote(path, safe="/?&=%.")) as answer:
+            found = json.load(answer)
+        seconds = time.perf_counter() - start
+        self.peak_mb = max(self.peak_mb, psutil.Process(self.process.pid).memory_info().rss / 2**20)
+        return found, seconds
+
+    def cpu_s(self) -> float:
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
+
+
+@contextmanager
+def running(*directories: Path) -> Iterator[Server]:
+    """The server as a user starts it."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "pipelines.cli", "view", *map(str, directories), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        server = Server(process, process.stdout.readline().strip().rstrip("/"), 0.0)
+        server.get("/api/rows?limit=50")
+        server.first_s = time.perf_counter() - start
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    """Seconds and MB of a server from its start on."""
+    rng = np.random.default_rng(0)
+    with running(directory) as server:
+        started = time.perf_counter()
+        filling, ready = [], 0.0
+        while ready < 1:
+            for query in (*FILTERS, *(f"q={text}" for text in TEXTS)):
+                answer, seconds = server.get(f"/api/rows?limit=50&{query}")
+                filling.append((seconds, query))
+            ready = server.get("/api/datasets")[0]["datasets"][0]["ready"]
+            time.sleep(1)
+        fill_s, cpu_s = time.perf_counter() - started, server.cpu_s()
+        total = server.get("/api/rows?limit=1")[0]["total"]
+        after = []
+        for query in (*FILTERS, *(f"q={text}" for text in TEXTS), *(f"q=search {n}" for n in range(5))):
+            answer, seconds = server.get(f"/api/rows?limit=50&{query}")
+            after.append((seconds, f"{query}: {answer['total']:,} rows, {answer['ready']:.0%}"))
+        pages = [server.get(f"/api/rows?limit=50&offset={n}")[1] for n in rng.integers(0, total, 200).tolist()]
+        cards = [server.get(f"/api/row?n={n}")[1] for n in rng.integers(0, total, 500).tolist()]
+        return {
+            "first_s": server.first_s,
+            "fill_s": fill_s,
+            "fill_cpu_s": cpu_s,
+            "filling": sorted(filling)[-3:],
+            "after": sorted(after)[::-1],
+            "page_s": float(np.median(pages)),
+            "card_s": float(np.median(cards)),
+            "peak_mb": server.peak_mb,
+        }
+
+
+def rows(num_rows: int = 1_000_000) -> list[tuple[str, str, str]]:
+    """Lines of the table of figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(write_dataset(Path(folder) / "made", num_rows, max(num_rows // 5000, 1)))
+    what = f"view of {num_rows:,} rows"
+    return [
+        (f"{what}: start to first rows", f"{found['first_s']:.2f} s", f"<= {WANTED['first']:g} s"),
+        (f"{what}: slowest filter while it is catalogued", f"{found['filling'][-1][0]:.2f} s", "<= 1 s"),
+        (f"{what}: slowest filter afterwards", f"{found['after'][0][0]:.2f} s", f"<= {WANTED['filter']:g} s"),
+        (f"{what}: catalogued after", f"{found['fill_s']:.0f} s", ""),
+        (f"{what}: memory of the server", f"{found['peak_mb']:.0f} MB", f"<= {WANTED['memory']:g} MB"),
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1])), indent=1))
