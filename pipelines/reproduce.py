@@ -199,7 +199,10 @@ def _reasons(out: Folder, commit: Commit) -> Iterator[str]:
 def _changed(manifest: dict[str, Any], now: Any, key: str) -> str | None:
     """The first thing that goes into samples of a split and is not what it was."""
     before = {name: manifest[name] for name in now}
-    before["sources"] = {key: manifest["sources"][key]}
+    source = manifest["sources"][key]
+    if "replays" in manifest:  # it was built of some rows only
+        source = source | {name: now["sources"][key][name] for name in ("index", "images")}
+    before["sources"] = {key: source}
     used = now["generator"]["builders"]
     mine = {name: version for name, version in manifest["generator"]["builders"].items() if name in used}
     before["generator"] = {**manifest["generator"], "builders": mine}

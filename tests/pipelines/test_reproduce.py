@@ -15,6 +15,7 @@ from dataengine.store.dataset import open_dataset
 from pipelines import build, recipe
 from pipelines.build import Settings
 from pipelines.cli import app
+from pipelines.replay import replay
 from pipelines.reproduce import Difference, differences, reproduce, text
 
 
@@ -151,6 +152,19 @@ def test_text_without_a_picture(tmp_path):
     file.write_text(json.dumps(rows))
     (difference,) = reproduce(out, samples[4].sample_id).differences
     assert str(difference) == 'turns[1].text: was "4!", is "four"'
+
+
+def test_a_replayed_sample(tmp_path, tree):
+    """Its dataset was built of some pictures only; those that were not refused did not change what goes into it."""
+    picture = tree.root / "train" / "3.jpg"
+    data = picture.read_bytes()
+    picture.unlink()
+    out = built(tmp_path, tree)
+    picture.write_bytes(data)
+    replay(out, out=str(tmp_path / "patch"))
+    for sample in open_dataset(str(tmp_path / "patch")).samples():
+        found = reproduce(str(tmp_path / "patch"), sample.sample_id)
+        assert (found.is_identical, found.changed) == (True, None)
 
 
 def test_a_source_that_moved(tmp_path, tree):

@@ -78,6 +78,15 @@ def test_every_element_and_its_owners(table):
     assert objects.per_row(objects.numbers("area"), np.add, 0).tolist() == total
 
 
+def test_which_kinds_a_row_has():
+    prompts = columns.rows(whole()).each("objects").each("prompts")
+    kinds = prompts.texts("kind")
+    bits = np.where(kinds.codes >= 0, 1 << kinds.codes, 0)
+    assert kinds.names == ("box", "point")
+    assert prompts.per_row(bits, np.bitwise_or, 0).tolist() == [3, 0, 0, 2, 0]
+    assert prompts.per_row(prompts.numbers("inside", 0), np.minimum, 2).tolist() == [0.5, 2, 2, 0.25, 0]
+
+
 def test_nulls_among_numbers():
     objects = columns.rows(whole()).each("objects")
     assert objects.numbers("lineage.round", -1).tolist() == [-1, -1, 2, -1, -1]
