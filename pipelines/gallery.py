@@ -203,11 +203,12 @@ def _cut_row(card: _Card, size: int, cap: int) -> None:
     if number:
         card.cut.append(f"{number:,} of {len(row['objects']):,} masks")
     if size > cap:
-        texts = [turn for turn in row["turns"] if len(turn["text"]) > MOST_TEXT]
-        for turn in texts:
-            turn["text"] = turn["text"][:MOST_TEXT]
+        texts = [thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT]
+        for thing in texts:
+            thing["text"] = thing["text"][:MOST_TEXT]
+        row["caption"] = row["caption"] and row["caption"][:MOST_TEXT]
         if texts:
-            card.cut.append(f"the end of {len(texts):,} turns")
+            card.cut.append(f"the end of {len(texts):,} texts")
         size = card.bytes()
     if size > cap:
         card.cut = [f"the whole row, which has {size:,} bytes"]

@@ -1,11 +1,12 @@
-"""What several tests need: the place of real fixtures, and small COCO trees written on the spot."""
+"""What several tests need: the place of real fixtures, small COCO trees written on the spot, a browser for pages."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hypothesis
@@ -185,3 +186,57 @@ def s3_bucket(s3_server, request) -> str:
     name = f"bucket-{abs(hash(request.node.nodeid)) % 10**9}-{os.getpid()}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+# --- a browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium with an empty profile."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Chromium (Debian's package chromium, or CHROMIUM=/its/path)")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Watched:
+    """A page, and what it did that it should not have done. requests: every URL that it asked for."""
+
+    page: object
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def watch(browser):
+    """Opens pages: `watch(width=1280, height=900, scheme="light")`; errors and dialogs of a page fail the test."""
+    opened: list[Watched] = []
+
+    def make(width: int = 1280, height: int = 900, scheme: str = "light") -> Watched:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        watched = Watched(context.new_page())
+        page = watched.page
+
+        def refuse(dialog) -> None:
+            watched.problems.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
+        page.on("pageerror", lambda error: watched.problems.append(f"error: {error}"))
+        page.on(
+            "console", lambda line: watched.problems.append(f"console: {line.text}") if line.type == "error" else None
+        )
+        page.on("request", lambda request: watched.requests.append(request.url))
+        opened.append(watched)
+        return watched
+
+    yield make
+    for watched in opened:
+        watched.page.context.close()
+        assert not watched.problems

@@ -19,7 +19,10 @@ from pipelines import progress, recipe
 from pipelines.cli import app
 
 COMMANDS = {
-    "build": {"--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"},
+    "build": {
+        *("--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"),
+        "--no-report",
+    },
     "synth shapes": {"--images", "--out", "--layout", "--split", "--seed", "--workers"},
     "validate": set(),
     "mix": {"--source", "--root"},
@@ -30,6 +33,7 @@ COMMANDS = {
     "preview": {"--out", "--samples", "--seed", "--sample"},
     "replay": {"--source", "--out"},
     "reproduce": {"--sample", "--source", "--out"},
+    "report": {"--out", "--samples", "--seed", "--tokenizer"},
     "vgd build": {
         *(
             "--coco",
@@ -42,6 +46,7 @@ COMMANDS = {
             "--limit",
             "--workers",
             "--resume",
+            "--no-report",
         ),
         *("--cross-image", "--negatives", "--shots"),
     },

@@ -132,7 +132,8 @@ def test_touching_a_bar_gives_its_numbers(charts):
     page.evaluate(
         """() => { const plot = document.querySelector(".plot"), box = plot.getBoundingClientRect();
         for (const type of ["pointerdown", "pointerup", "pointerleave"])
-          plot.dispatchEvent(new PointerEvent(type, {pointerType: "touch", clientX: box.left + 5, clientY: box.top + 5})); }"""
+          plot.dispatchEvent(
+            new PointerEvent(type, {pointerType: "touch", clientX: box.left + 5, clientY: box.top + 5})); }"""
     )
     assert page.locator(".said-bin").inner_text() == "50 to 99 px: 1 masks, 10 %"  # and stays
 

@@ -1,6 +1,5 @@
 """Masks in the browser against pycocotools, and outlines against the browser's own fill."""
 
-
 import numpy as np
 import pytest
 from pycocotools import mask as coco
@@ -110,7 +109,9 @@ def test_damaged_counts_are_refused(page, damaged, says):
 
 @pytest.mark.parametrize(("height", "width"), [(0, 5), (5, -1), (2**31 - 1, 2**31 - 1), (1, 2**30), ("x", 5)])
 def test_a_canvas_that_no_picture_has_is_refused(page, height, width):
-    script = "try { rle.decodeRuns('1', ...values); return false; } catch (error) { return error instanceof rle.MaskError; }"
+    script = (
+        "try { rle.decodeRuns('1', ...values); return false; } catch (error) { return error instanceof rle.MaskError; }"
+    )
     assert ask(page, script, height, width)
 
 
@@ -150,9 +151,7 @@ def test_bounds_are_those_of_the_mask(page):
         if mask.any():
             ys, xs = np.nonzero(mask)
             height, width = mask.shape
-            found = ask(
-                page, "return rle.boundsOf(rle.decodeRuns(...values), values[1]);", text(mask), height, width
-            )
+            found = ask(page, "return rle.boundsOf(rle.decodeRuns(...values), values[1]);", text(mask), height, width)
             assert found == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
@@ -161,5 +160,3 @@ def test_colours_are_those_of_contact_sheets(page):
 
     assert page.evaluate("look.COLORS") == [list(color) for color in look.COLORS]
     assert page.evaluate("look.EASY_COLORS") == look.EASY_COLORS
-
-
