@@ -182,15 +182,19 @@ def reference(mask, prompts=(), annotation_id="9", category_id=1, key="world/oth
 
 
 def pixel(page, x, y, stage=0):
-    """RGBA of the masks over a picture's place (x, y in px of the picture, at most 255 each)."""
-    return page.evaluate(
-        """([stage, x, y]) => {
-          const node = document.querySelectorAll(".stage")[stage], canvas = node.querySelector("canvas");
-          const [width, height] = node.querySelector("svg").getAttribute("viewBox").split(" ").slice(2).map(Number);
-          const place = [Math.floor(x * canvas.width / width), Math.floor(y * canvas.height / height)];
-          return [...canvas.getContext("2d").getImageData(...place, 1, 1).data];
-        }""",
-        [stage, x, y],
+    """RGBA of the masks over a place of a picture (x, y in its px). page: a page or a card of it."""
+    return (
+        page.locator(".stage")
+        .nth(stage)
+        .evaluate(
+            """(node, [x, y]) => {
+              const canvas = node.querySelector("canvas");
+              const [width, height] = node.querySelector("svg").getAttribute("viewBox").split(" ").slice(2).map(Number);
+              const place = [Math.floor(x * canvas.width / width), Math.floor(y * canvas.height / height)];
+              return [...canvas.getContext("2d").getImageData(...place, 1, 1).data];
+            }""",
+            [x, y],
+        )
     )
 
 

@@ -32,7 +32,7 @@ NASTY = {
     "markers": "</p><p><SEG><image><region>",
     "prototype": "__proto__",
     "constructor": "constructor",
-    "long": "w" * 200_000,
+    "long": "w" * 50_000,
     "many lines": "line\n" * 3000,
 }
 
@@ -88,7 +88,6 @@ def test_texts_stay_texts(watch, name):
     for summary in page.locator("summary").all():
         summary.click()
     page.hover(".object >> nth=0")
-    page.hover(".span >> nth=0", position={"x": 3, "y": 3})
     page.locator(".span").first.press("Enter")
     assert page.locator("script, iframe, foreignObject, b:text-is('out')").count() == 1  # the page's own module
     assert page.locator("img").evaluate_all("nodes => nodes.every(n => n.src.startsWith('data:image/png'))")
@@ -143,25 +142,25 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_wrong_row_leaves_the_rest(watch, name):
+def test_a_wrong_row_leaves_the_rest(watch):
     """The second object and its phrase are well: they are shown and linked, unless the canvas itself is wrong."""
-    page = open_cards(watch(), [changed(**ROWS[name])], drawn=False)
-    assert page.locator(".turn").count() >= 2
-    phrase = page.locator('[data-condition="1"]')
-    assert phrase.text_content() == "a dog"
-    phrase.hover()
-    if ROWS[name].keys() & {"width", "height"}:
-        return
-    page.wait_for_selector(".stage[data-draw-ms]")
-    assert pixel(page, 50, 20)[3] > 0
-    assert page.locator(".span.lit").count() == 1
-    page.locator('[data-condition="0"]').hover()
-    box = page.locator(".stage").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.5)
-    assert "lit" in phrase.get_attribute("class")
-    page.click(".objects summary")
-    page.hover(".object >> nth=0")
+    page = open_cards(watch(), [changed(**wrong) for wrong in ROWS.values()], drawn=False)
+    for number, (name, wrong) in enumerate(ROWS.items()):
+        shown = page.locator(".card").nth(number)
+        phrase = shown.locator('[data-condition="1"]')
+        assert phrase.text_content() == "a dog", name
+        phrase.hover()
+        if wrong.keys() & {"width", "height"}:
+            continue
+        shown.locator(".stage[data-draw-ms]").wait_for()
+        assert pixel(shown, 50, 20)[3] > 0, name
+        assert shown.locator(".span.lit").count() == 1, name
+        shown.locator('[data-condition="0"]').hover()
+        box = shown.locator(".stage").bounding_box()
+        shown.locator(".stage").hover(position={"x": box["width"] * 0.7, "y": box["height"] * 0.5})
+        assert "lit" in phrase.get_attribute("class"), name
+        shown.locator(".objects summary").click()
+        shown.locator(".object").first.hover()
 
 
 @pytest.mark.parametrize(
@@ -193,25 +192,29 @@ PROMPTS = {
 }
 
 
-@pytest.mark.parametrize("name", PROMPTS)
-def test_a_wrong_prompt_leaves_the_rest(watch, name):
+def test_a_wrong_prompt_leaves_the_rest(watch):
     text = "<image>\n<p><region></p>"
     good = [prompt(kind, (9.5, 9.5, 20.5, 20.5), (2,), 3.0) for kind in ("point", "scribble", "box", "mask")]
-    shown = sample(
+    row = sample(
         [text, "<SEG>"],
         [thing(box_mask(60, 80, 4, 10, 20, 20), prompts=good)],
         spans(text, {"text": "cat", "objects": (0,), "exemplar": 0}),
         task="vgdseg",
     )
-    data = json.loads(json.dumps(card(shown)))
-    for wrong in data["row"]["objects"][0]["prompts"]:
-        wrong.update(PROMPTS[name])
-    page = open_cards(watch(), [data])
-    page.hover(".span")
-    assert page.locator(".about .prompt").count() == 4
-    assert page.locator(".marks *").count() < 12_000
-    assert page.locator(".marks").evaluate("n => !/NaN|Infinity|null|undefined/.test(n.outerHTML)")
-    assert pixel(page, 12, 20)[3] > 0
+    cards = []
+    for changes in PROMPTS.values():
+        cards.append(json.loads(json.dumps(card(row))))
+        for wrong in cards[-1]["row"]["objects"][0]["prompts"]:
+            wrong.update(changes)
+    page = open_cards(watch(), cards)
+    for number, name in enumerate(PROMPTS):
+        shown = page.locator(".card").nth(number)
+        shown.locator(".span").hover()
+        shown.locator(".stage[data-draw-ms]").wait_for()
+        assert shown.locator(".about .prompt").count() == 4, name
+        assert shown.locator(".marks *").count() < 12_000, name
+        assert shown.locator(".marks").evaluate("n => !/NaN|Infinity|null|undefined/.test(n.outerHTML)"), name
+        assert pixel(shown, 12, 20)[3] > 0, name
 
 
 def test_thousands_of_everything_are_shown_in_part(watch):
@@ -219,10 +222,10 @@ def test_thousands_of_everything_are_shown_in_part(watch):
     data = changed()
     row = data["row"]
     one, turn = row["objects"][0], {"role": "user", "text": "again and again", "supervised": False}
-    row["objects"] += [one] * 20_000
-    row["turns"] += [turn] * 20_000
+    row["objects"] += [one] * 8000
+    row["turns"] += [turn] * 8000
     other = json.loads(json.dumps(card(everywhere("x"))))["row"]["references"][0]
-    row["references"] = [other] * 5000
+    row["references"] = [other] * 1000
     page = open_cards(watch(), [data])
     assert page.evaluate("window.built") < 5000
     assert "more turns" in page.inner_text(".talk > button")
