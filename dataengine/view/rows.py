@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,11 +75,13 @@ def _categories(manifest: Mapping[str, Any], sample: Sample) -> dict[str, str]:
 
 
 def _exact(value: Any) -> Any:
-    """JSON values without numbers that a browser would round."""
+    """JSON values without numbers that a browser would round, or that JSON has not."""
     if isinstance(value, dict):
         return {key: _exact(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_exact(item) for item in value]
     if isinstance(value, int) and abs(value) > SAFE_INTEGER:
         return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value

@@ -50,7 +50,8 @@ class Card {
       condition: (number) => this.#listeners({condition: number}),
       seg: (ordinal) => this.#listeners({seg: ordinal}),
     });
-    this.about = el("div", {class: "about", "aria-live": "polite"});
+    const isBare = !this.row.objects.length && !this.row.conditions.length; // it says one thing only
+    this.about = el("div", {class: `about ${isBare ? "bare" : this.kinds.length ? "roomy" : ""}`, "aria-live": "polite"});
     this.node = this.#node(options);
     this.node.toggleMasks = () => this.maskButton?.click();
     this.node.togglePrompts = () => this.promptButtons?.forEach((button) => button.click());
@@ -186,7 +187,7 @@ class Card {
     mark(this.talk.segs, segs);
     mark(this.listed, objects);
     mark(this.shots, references);
-    this.stage?.light(objects);
+    this.stage?.light(objects, this.colors.get(what?.condition));
     this.#say(what);
   }
 

@@ -59,9 +59,10 @@ export class Stage {
     nearby.observe(this.node);
   }
 
-  /** Light some things, dim the others; an empty set lights none. */
-  light(things) {
+  /** Light some things, dim the others; an empty set lights none. color: of what is lit, in place of its own. */
+  light(things, color = null) {
     this.lit = new Set(things);
+    this.litColor = color;
     this.#draw();
   }
 
@@ -180,7 +181,7 @@ export class Stage {
     const isLit = this.lit.has(index);
     if (!this.shown.masks && !isLit) return null;
     const share = (this.lit.size ? (isLit ? STRONG : FAINT) : thing.hatched || thing.colors.length ? TINT : FAINT) * this.shown.tint;
-    const colors = thing.colors.length ? thing.colors : [UNASKED];
+    const colors = isLit && this.litColor ? [this.litColor] : thing.colors.length ? thing.colors : [UNASKED];
     return {
       tints: colors.map((color) => pixel(color, share)),
       line: pixel(colors[0], this.lit.size && !isLit ? 0.4 : 1),

@@ -1,4 +1,4 @@
-"""The sample card in a browser: what a conversation and its picture say about each other, by pointer, touch and keyboard."""
+"""The sample card in a browser: what a conversation and its picture say about each other, however one points."""
 
 import dataclasses
 
@@ -33,7 +33,14 @@ def three_masks():
 
 def conversation():
     """Three turns of questions: the second asks for two objects, one of them asked for again by the third."""
-    asked = ["<image>\nFind <p>a cat</p>.", "<SEG>", "And <p>two dogs</p>?", "Sure, <SEG>", "Only <p>the small one</p>.", "<SEG>."]
+    asked = [
+        "<image>\nFind <p>a cat</p>.",
+        "<SEG>",
+        "And <p>two dogs</p>?",
+        "Sure, <SEG>",
+        "Only <p>the small one</p>.",
+        "<SEG>.",
+    ]
     conditions = [
         *spans(asked[0], {"objects": (0,)}, turn=0, seg=0),
         *spans(asked[2], {"objects": (1, 2)}, turn=2, seg=1),
@@ -147,7 +154,9 @@ def test_the_keyboard_reaches_everything(page):
     seen = []
     for _ in range(30):
         page.keyboard.press("Tab")
-        seen.append(page.evaluate("document.activeElement.dataset.condition ?? document.activeElement.dataset.seg ?? ''"))
+        seen.append(
+            page.evaluate("document.activeElement.dataset.condition ?? document.activeElement.dataset.seg ?? ''")
+        )
         if seen[-1] == "1" and "pinned" not in seen:
             assert lit(page, ".span") == [1]
             outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -186,7 +195,9 @@ def test_a_tap_pins(watch):
 
 def test_spans_count_code_points(watch):
     text = f"<image>\n{ASTRAL}"
-    shown = sample([text, "<SEG> <SEG>"], [thing(box_mask(60, 80, 5, 5, 9, 9))], spans(text, {"objects": (0,)}, {"seg": 1}))
+    shown = sample(
+        [text, "<SEG> <SEG>"], [thing(box_mask(60, 80, 5, 5, 9, 9))], spans(text, {"objects": (0,)}, {"seg": 1})
+    )
     page = open_cards(watch(), [card(shown)])
     assert page.locator(".span").all_inner_texts() == ["𝒳-ray fish 🐟", "القط"]
     whole = page.locator(".turn .text").first.text_content()
@@ -234,7 +245,9 @@ def test_a_line_thinner_than_a_shown_pixel_stays_visible(watch):
     text = "<image>\n<p>a wire</p>"
     wire = np.zeros((2400, 3200), dtype=np.uint8)
     wire[np.arange(2000), np.arange(2000) + 101] = 1
-    page = open_cards(watch(), [card(sample([text, "<SEG>"], [thing(wire)], spans(text, {"objects": (0,)}), 2400, 3200))])
+    page = open_cards(
+        watch(), [card(sample([text, "<SEG>"], [thing(wire)], spans(text, {"objects": (0,)}), 2400, 3200))]
+    )
     painted = page.eval_on_selector(
         ".stage canvas",
         """c => { const p = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
@@ -276,7 +289,9 @@ def test_prompts_are_drawn_where_they_are(watch):
     width = page.locator(".stage").bounding_box()["width"] / 80
     assert numbers(page, ".marks .band:not(.edge)", "stroke-width") == [[max(4, 5 / width)]] * 2
     assert numbers(page, ".marks rect.frame", "x", "y", "width", "height") == [[4, 10, 20, 20], [40, 5, 20, 4]]
-    bounds = page.eval_on_selector(".marks path.frame", "n => { const b = n.getBBox(); return [b.x, b.y, b.width, b.height]; }")
+    bounds = page.eval_on_selector(
+        ".marks path.frame", "n => { const b = n.getBBox(); return [b.x, b.y, b.width, b.height]; }"
+    )
     assert bounds == [4, 10, 20, 20]
     page.hover(".span")
     chips = page.locator(".about .prompt").all_inner_texts()
@@ -297,7 +312,9 @@ def test_kinds_of_prompts_are_switched(watch):
     page = open_cards(watch(), [data], {"prompts": ["box"]})
 
     def seen():
-        return page.eval_on_selector_all(".marks [data-kind]", "n => n.filter(x => x.getBoundingClientRect().width).map(x => x.dataset.kind)")
+        return page.eval_on_selector_all(
+            ".marks [data-kind]", "n => n.filter(x => x.getBoundingClientRect().width).map(x => x.dataset.kind)"
+        )
 
     assert seen() == ["box"]
     page.click(".group .toggle:has-text('mask')")
@@ -330,7 +347,9 @@ def test_a_reference_has_its_own_picture_mask_and_prompt(watch):
         reference(box_mask(50, 30, 5, 8, 12, 10), [KINDS["box"]], "22"),
         reference(box_mask(50, 30, 5, 8, 12, 10), [prompt("point", status="none")], "23", 2),
     ]
-    shown = sample([text, "<SEG>"], [thing(box_mask(60, 80, 4, 10, 20, 20))], conditions, references=others, task="vgdseg")
+    shown = sample(
+        [text, "<SEG>"], [thing(box_mask(60, 80, 4, 10, 20, 20))], conditions, references=others, task="vgdseg"
+    )
     page = open_cards(watch(), [card(shown, ["cat", "dog"])])
     assert page.locator(".reference").count() == 3
     page.locator(".reference .stage").first.scroll_into_view_if_needed()
@@ -374,7 +393,7 @@ def test_ground_truth_and_pseudo_labels_are_shown_apart(watch):
 def test_raw_row_and_commands_are_there_to_copy(page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click("summary:has-text('Raw row')")
-    assert '"sample_id": "world/train/1/refseg"' in page.inner_text(".raw pre")
+    page.wait_for_selector('.raw pre:has-text(\'"sample_id": "world/train/1/refseg"\')')
     page.click("text=Copy JSON")
     page.wait_for_selector(".raw .said:has-text('copied'), .raw .said:has-text('by hand')")
     page.click("summary:has-text('Reproduce')")

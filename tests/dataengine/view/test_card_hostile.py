@@ -128,8 +128,16 @@ ROWS = {
     "a span before the text": {"conditions__0__start": -5, "conditions__0__end": -1},
     "a span that ends before it starts": {"conditions__0__start": 20, "conditions__0__end": 10},
     "spans that overlap": {"conditions__0__start": 10, "conditions__0__end": 40},
-    "numbers that are none": {"objects__0__area": None, "objects__0__bbox": [None] * 4, "objects__0__category_id": None},
-    "numbers without end": {"objects__0__area": HUGE, "objects__0__bbox": [HUGE] * 4, "objects__0__category_id": -(2**31)},
+    "numbers that are none": {
+        "objects__0__area": None,
+        "objects__0__bbox": [None] * 4,
+        "objects__0__category_id": None,
+    },
+    "numbers without end": {
+        "objects__0__area": HUGE,
+        "objects__0__bbox": [HUGE] * 4,
+        "objects__0__category_id": -(2**31),
+    },
     "a number as text": {"objects__0__area": "9007199254740993", "provenance__seed": "9007199254740993"},
     "scores that are none": {"objects__0__lineage": {"origin": "model", "labeler": None, "score": None, "round": None}},
     "no lineage": {"objects__0__lineage": None},

@@ -109,7 +109,9 @@ def test_nothing_jumps_and_nothing_is_wider_than_the_screen(watch, width):
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    wide = "n => n.filter(x => x.checkVisibility() && x.getBoundingClientRect().right > innerWidth).map(x => x.className)"
+    wide = (
+        "n => n.filter(x => x.checkVisibility() && x.getBoundingClientRect().right > innerWidth).map(x => x.className)"
+    )
     assert page.eval_on_selector_all("main *:not(.marks *)", wide) == []
 
 
@@ -124,14 +126,17 @@ def test_a_long_phrase_is_whole_when_it_is_pinned(watch):
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(300, 100), (100, 300), (24, 32), (1, 1), (20, 2000)], ids=["tall", "wide", "tiny", "dot", "strip"]
+    ("height", "width"),
+    [(300, 100), (100, 300), (24, 32), (1, 1), (20, 2000)],
+    ids=["tall", "wide", "tiny", "dot", "strip"],
 )
 @pytest.mark.parametrize("screen", [390, 1280])
 def test_pictures_of_any_shape_fit(watch, screen, height, width):
     text = "<image>\n<p>it</p>"
     mask = np.ones((height, width), dtype=np.uint8)
     page = open_cards(
-        watch(width=screen), [card(sample([text, "<SEG>"], [thing(mask)], spans(text, {"objects": (0,)}), height, width))]
+        watch(width=screen),
+        [card(sample([text, "<SEG>"], [thing(mask)], spans(text, {"objects": (0,)}), height, width))],
     )
     box = page.locator(".stage").bounding_box()
     assert box["width"] >= 40
@@ -149,7 +154,9 @@ def test_the_picture_stays_in_sight_on_a_phone(watch):
     """A tap on a phrase far below lights masks that can be seen."""
     asked = [t for n in range(12) for t in (f"{'<image>' * (n == 0)}\nWhere is <p>thing {n}</p>?", "<SEG>")]
     conditions = [c for n in range(12) for c in spans(asked[2 * n], {"objects": (0,)}, turn=2 * n, seg=n)]
-    page = open_cards(watch(width=390, height=800), [card(sample(asked, [thing(box_mask(60, 80, 4, 10, 20, 20))], conditions))])
+    page = open_cards(
+        watch(width=390, height=800), [card(sample(asked, [thing(box_mask(60, 80, 4, 10, 20, 20))], conditions))]
+    )
     page.locator('[data-condition="11"]').scroll_into_view_if_needed()
     assert page.evaluate("scrollY") > 200
     box = page.locator(".stage").bounding_box()
