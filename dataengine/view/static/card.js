@@ -272,7 +272,7 @@ class Card {
       el("span", {class: "badge"}, cut(row.variant ? `${row.task} · ${row.variant}`.replaceAll("_", " ") : row.task, 60)[0]),
       el(options.href ? "a" : "span", {class: "id", href: options.href ?? null}, said(row.sample_id, 300)),
       el("span", {class: "facts"}, facts.map((fact, at) => [at > 0 && " · ", fact])));
-    const figure = this.stage && el("figure", {}, this.stage.node,
+    const figure = this.stage && el("figure", {}, el("div", {class: "pane"}, this.stage.node),
       el("div", {class: "under"}, this.#controls(), this.about, this.trouble, this.#objects()));
     const words = el("div", {class: "words"}, this.talk.node, this.#references(), this.#details());
     return el("article", {class: `card ${this.stage ? "" : "plain"}`, "data-id": row.sample_id}, head,
