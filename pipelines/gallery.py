@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -28,6 +28,7 @@ LEVELS = ((640, 78), (512, 74), (384, 70), (288, 60), (192, 50), (128, 40))  # l
 REFERENCE_SHARE = 0.4  # of the longest side of a sample's own picture
 ROWS_SHARE = 0.5  # of the bytes, that rows may take before anything is cut from them
 MOST_TEXT = 4000  # code points of a turn in a row that is cut
+LONG_PROMPT = 400  # bytes of a prompt in JSON
 MOST_ERROR = 300  # characters of why there is no picture
 THREADS = 2  # decode pictures, which lets go of the interpreter
 PENDING = 8  # samples whose pictures are on their way
@@ -82,14 +83,19 @@ def even_shares(sizes: Sequence[int], number: int) -> list[int]:
 
 @dataclass(slots=True)
 class _Card:
-    """A card in the making. cut: what was left out of its row. pictures: its own, then those of its references."""
+    """A card in the making. cut: how many of what was left out. pictures: its own, then those of its references."""
 
     data: dict[str, Any]
-    cut: list[str] = field(default_factory=list)
+    cut: Counter[str] = field(default_factory=Counter)
     pictures: list[Picture | None] = field(default_factory=list)
 
     def bytes(self) -> int:
         return len(json_text(self.data).encode())
+
+    def finished(self) -> dict[str, Any]:
+        row = self.data["row"]
+        parts = [f"{number:,} {what}" for what, number in self.cut.items()] if row else ["its whole row"]
+        return {**self.data, "cut": ", ".join(parts) or None}
 
 
 def cards(dataset: Dataset, numbers: Sequence[int], most_bytes: int) -> list[dict[str, Any]]:
@@ -99,13 +105,14 @@ def cards(dataset: Dataset, numbers: Sequence[int], most_bytes: int) -> list[dic
     pictures are, and at last whole rows. `cut` of a card says so in words, or is null.
     """
     level = _first_level(len(numbers), most_bytes)
-    made = [_Card(data=data, pictures=shown) for data, shown in _read(dataset, numbers, level)]
-    _cut_rows([card for card in made], int(most_bytes * ROWS_SHARE))
+    made = []
+    for data, shown in _read(dataset, numbers, level):
+        made.append(_Card(data=data, pictures=shown))
+        _cut_rows(made[-1:], int(most_bytes * ROWS_SHARE))  # what fits in no page is not kept until all are read
+    _cut_rows(made, int(most_bytes * ROWS_SHARE))
     room = most_bytes - sum(card.bytes() for card in made) - 200 * len(made)
     _fit_pictures(made, room, level)
-    for card in made:
-        card.data["cut"] = "; ".join(card.cut) or None
-    return [card.data for card in made]
+    return [card.finished() for card in made]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -183,39 +190,40 @@ def cap_of(sizes: Iterable[int], total: int) -> int:
 
 
 def _cut_row(card: _Card, size: int, cap: int) -> None:
+    """Leave out prompts, then the largest masks, then the ends of long texts, then all."""
     row = card.data["row"]
-    things = [*row["objects"], *row["references"]]
-    shown = [prompt for thing in things for prompt in thing["prompts"]]
-    long = [prompt for prompt in shown if len(prompt["rle"] or "") + 8 * len(prompt["points"]) > 400]
-    for prompt in long:
-        prompt["rle"], prompt["points"], prompt["parts"] = None, [], []
-    if long:
-        card.cut.append(f"{len(long):,} of {len(shown):,} prompts")
-    size = card.bytes()
-    number = 0
-    for thing in sorted(row["objects"], key=lambda thing: len(thing["rle"]), reverse=True):
-        if size <= cap or len(thing["rle"]) < 40:
-            break
-        empty = masks.rle_from_counts([row["height"] * row["width"]], row["height"], row["width"]).decode("ascii")
-        size -= len(thing["rle"]) - len(empty)
-        thing["rle"] = empty
-        number += 1
-    if number:
-        card.cut.append(f"{number:,} of {len(row['objects']):,} masks")
-    if size > cap:
-        texts = [thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT]
-        for thing in texts:
+    if row is not None:
+        for prompt in (prompt for thing in (*row["objects"], *row["references"]) for prompt in thing["prompts"]):
+            if len(prompt["rle"] or "") + 8 * len(prompt["points"]) > LONG_PROMPT:
+                prompt["rle"], prompt["points"], prompt["parts"] = None, [], []
+                card.cut["prompts"] += 1
+        size = _cut_masks(card, card.bytes(), cap)
+    if row is not None and size > cap:
+        for thing in (thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT):
             thing["text"] = thing["text"][:MOST_TEXT]
+            card.cut["ends of texts"] += 1
         row["caption"] = row["caption"] and row["caption"][:MOST_TEXT]
-        if texts:
-            card.cut.append(f"the end of {len(texts):,} texts")
         size = card.bytes()
     if size > cap:
-        card.cut = [f"the whole row, which has {size:,} bytes"]
-        card.data = {key: value for key, value in card.data.items() if key in ("number", "shard", "commands")}
-        card.data["commands"] = card.data["commands"] if len(json_text(card.data)) < max(cap, 2000) else []
-        card.data["row"] = None
+        named = {key: card.data[key] for key in ("number", "shard", "commands")}
+        card.data = {**named, "commands": named["commands"] if cap >= MOST_TEXT else [], "row": None}
         card.pictures = []
+
+
+def _cut_masks(card: _Card, size: int, cap: int) -> int:
+    """Empty the largest masks until the card has at most `cap` bytes, or about as many as it has then."""
+    row = card.data["row"]
+    try:
+        empty = masks.rle_from_counts([row["height"] * row["width"]], row["height"], row["width"]).decode("ascii")
+    except masks.MaskError:  # no canvas, or none that is possible
+        empty = ""
+    for thing in sorted(row["objects"], key=lambda thing: len(thing["rle"]), reverse=True):
+        if size <= cap or len(thing["rle"]) <= len(empty):
+            break
+        size -= len(thing["rle"]) - len(empty)
+        thing["rle"] = empty
+        card.cut["masks"] += 1
+    return size
 
 
 def _fit_pictures(made: list[_Card], room: int, level: int) -> None:
@@ -229,7 +237,6 @@ def _fit_pictures(made: list[_Card], room: int, level: int) -> None:
                 for index, one in enumerate(card.pictures)
             ]
     for card in made:
-        left_out = 0
         for index, one in enumerate(card.pictures):
             if one is None:
                 continue
@@ -239,9 +246,7 @@ def _fit_pictures(made: list[_Card], room: int, level: int) -> None:
                 shown["picture"] = pictures.data_url(one)
             else:
                 shown["picture_error"] = "left out: the page would be too large"
-                left_out += 1
-        if left_out:
-            card.cut.append(f"{left_out:,} pictures")
+                card.cut["pictures"] += 1
 
 
 def _all(made: Iterable[_Card]) -> Iterator[Picture]:

@@ -15,7 +15,7 @@ _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.-]+\.js)";\n', re.MULTI
 _EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _STYLE = re.compile(r'^<link rel="stylesheet" href="/static/([\w.-]+\.css)">\n', re.MULTILINE)
 _SCRIPT = re.compile(r'^<script type="module" src="/static/([\w.-]+\.js)"></script>\n', re.MULTILINE)
-_UNSAFE = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}  # which could end the element they stand in
+_UNSAFE = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}  # which could end the element they stand in
 
 
 @cache
@@ -52,7 +52,9 @@ def json_text(data: Any) -> str:
         text = orjson.dumps(data).decode()
     except TypeError:  # half a surrogate pair, or a number of more than 64 bits
         text = json.dumps(data)
-    return text.translate(_UNSAFE)
+    for mark, escape in _UNSAFE.items():
+        text = text.replace(mark, escape)
+    return text
 
 
 def _modules(names: Iterable[str], seen: set[str]) -> Iterator[str]:

@@ -48,13 +48,16 @@ def small(picture: Picture, longest_px: int, quality: int = QUALITY) -> Picture:
     try:
         with Pillow.open(io.BytesIO(picture.data), formats=images.FORMATS) as opened:
             opened.draft("RGB", (longest_px, longest_px))  # a JPEG is decoded no larger than needed
-            shown = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
-        shown.thumbnail((longest_px, longest_px), Pillow.Resampling.BOX, reducing_gap=2.0)
+            opened.load()
+            mode = "RGBA" if opened.has_transparency_data else "RGB"
+            shown = opened if opened.mode == mode else opened.convert(mode)  # which copies all pixels
+            shown.thumbnail((longest_px, longest_px), Pillow.Resampling.BOX, reducing_gap=2.0)
     except Exception as error:  # Pillow's plugins raise what they please on damaged files
         raise ImageError("image_unreadable", f"the image cannot be decoded: {type(error).__name__}") from None
     if shown.mode == "RGBA":
         shown = Pillow.alpha_composite(Pillow.new("RGBA", shown.size, "white"), shown).convert("RGB")
     file = io.BytesIO()
+    shown.info = {}  # else metadata come along
     shown.save(file, "WEBP", quality=quality, method=2)
     return Picture(data=file.getvalue(), media_type="image/webp")
 

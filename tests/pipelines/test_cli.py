@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dataengine
+from dataengine.store.files import Folder
 from pipelines import progress, recipe
 from pipelines.cli import app
 
@@ -299,3 +300,25 @@ def test_progress_shows_rate_and_time_left(built, tmp_path, monkeypatch, stream)
     else:
         assert "4 of 4 images, 3 samples, 1 quarantined, " in shown
         assert "images/s, about 0 s left" in shown
+
+
+def test_the_command_is_remembered_without_its_secrets(monkeypatch):
+    words = ["/usr/bin/dataengine", "build", "my recipe.yaml", "--out", "s3://key:secret@bucket/vgd"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert progress.command_line() == "dataengine build 'my recipe.yaml' --out s3://bucket/vgd"
+    monkeypatch.setattr(sys, "argv", ["/opt/train.py", "--out", "x"])
+    assert progress.command_line() is None
+
+
+def test_stages_are_timed_until_the_next_begins(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 2.0, 5.0, 5.0, 6.5])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    console = progress.Console(io.StringIO())
+    console.start(Folder(str(tmp_path)), workers=3)
+    for stage in ("indexing", "planning", "indexing"):
+        console.stage(stage)
+    console.end({"counts": {"samples": 1}})
+    console.reported(0.25)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["seconds"] == {"indexing": 3.5, "planning": 3.0, "report": 0.25}
+    assert status["workers"] == 3

@@ -41,7 +41,7 @@ export function niceStep(least, whole = true) {
 export function barTable({caption, heads, rows, unit, of = null}) {
   const most = Math.max(1, ...rows.map((row) => row.value));
   const share = (value) => (of ? percent(value / of) : null);
-  return el("div", {class: "scroll"}, el("table", {class: "bars"},
+  return el("div", {class: "scroll"}, el("table", {class: heads.length > 2 ? "bars wide" : "bars"},
     el("caption", {class: "unseen"}, caption),
     el("thead", {}, el("tr", {}, heads.map((head) => el("th", {scope: "col"}, head)),
       el("th", {scope: "col", class: "number"}, unit), of && el("th", {scope: "col", class: "number"}, "share"),

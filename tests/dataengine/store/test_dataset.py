@@ -15,7 +15,7 @@ from dataengine.records import Account, Bad
 from dataengine.sample import Image, Provenance, Sample, Turn
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit
-from dataengine.store.dataset import validate
+from dataengine.store.dataset import open_dataset, validate
 from dataengine.store.files import Folder
 from dataengine.store.shards import ShardWriter
 
@@ -134,3 +134,14 @@ def test_each_damage_is_one_line(tmp_path, damage: Callable[[Folder], None], pro
 def test_an_id_that_two_shards_have_is_found(tmp_path):
     out = dataset(Folder(str(tmp_path)), [1, 2], [2])
     assert validate(out.uri).problems == ["shards/1.parquet: s/train/2: the id is given twice"]
+
+
+def test_rows_by_number_know_where_they_stand(tmp_path):
+    out = dataset(Folder(str(tmp_path)), [1, 2, 3], [4, 5])
+    every = list(open_dataset(out.uri).samples())
+    found = list(open_dataset(out.uri).rows([1, 3, 4, 99]))
+    assert [row.number for row in found] == [1, 3, 4]
+    assert [row.sample for row in found] == [every[1], every[3], every[4]]
+    shards = [shard["name"] for shard in open_dataset(out.uri).manifest["shards"]]
+    assert [row.shard for row in found] == [shards[0], shards[1], shards[1]]
+    assert list(open_dataset(out.uri).rows([])) == []
