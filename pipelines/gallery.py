@@ -193,11 +193,7 @@ def _cut_row(card: _Card, size: int, cap: int) -> None:
     """Leave out prompts, then the largest masks, then the ends of long texts, then all."""
     row = card.data["row"]
     if row is not None:
-        for prompt in (prompt for thing in (*row["objects"], *row["references"]) for prompt in thing["prompts"]):
-            if len(prompt["rle"] or "") + 8 * len(prompt["points"]) > LONG_PROMPT:
-                prompt["rle"], prompt["points"], prompt["parts"] = None, [], []
-                card.cut["prompts"] += 1
-        size = _cut_masks(card, card.bytes(), cap)
+        size = _cut_masks(card, _cut_prompts(card, size, cap), cap)
     if row is not None and size > cap:
         for thing in (thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT):
             thing["text"] = thing["text"][:MOST_TEXT]
@@ -208,6 +204,21 @@ def _cut_row(card: _Card, size: int, cap: int) -> None:
         named = {key: card.data[key] for key in ("number", "shard", "commands")}
         card.data = {**named, "commands": named["commands"] if cap >= MOST_TEXT else [], "row": None}
         card.pictures = []
+
+
+def _cut_prompts(card: _Card, size: int, cap: int) -> int:
+    """Empty long prompts, those that no region shows first, until the card has at most `cap` bytes or none is left."""
+    row = card.data["row"]
+    shown = {condition["exemplar"] for condition in row["conditions"]}
+    rank = sorted(range(len(row["objects"])), key=lambda index: index in shown)
+    for thing in (*(row["objects"][index] for index in rank), *row["references"]):
+        for prompt in thing["prompts"]:
+            length = len(prompt["rle"] or "") + 8 * len(prompt["points"])
+            if size > cap and length > LONG_PROMPT:
+                prompt["rle"], prompt["points"], prompt["parts"] = None, [], []
+                card.cut["prompts"] += 1
+                size -= length
+    return card.bytes()
 
 
 def _cut_masks(card: _Card, size: int, cap: int) -> int:

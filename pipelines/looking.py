@@ -22,7 +22,7 @@ def report(
         typer.Option("--out", metavar="FILE", help="The page, a path or URI; by default report.html in DIR."),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", min=0, max=1000, metavar="N", help="How many samples it shows.")
+        int, typer.Option("--samples", min=0, max=200, metavar="N", help="How many samples it shows.")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of their draw.")] = 0,
     tokenizer: Annotated[

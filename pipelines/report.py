@@ -20,7 +20,7 @@ from pipelines.stats import stats
 FILE = "report.html"
 STATUS = "status.json"
 MAX_BYTES = 8_000_000  # of the page
-MOST_SAMPLES = 1000
+MOST_SAMPLES = 200  # of which rows and pictures fit
 MOST_TEXT = 300  # characters of a name, licence, message, …
 MOST_PAYLOAD = 1200  # characters of a quarantined record
 MOST_ROWS = 5000  # of any table
@@ -41,7 +41,8 @@ def make(uri: str, samples: int = 64, seed: int = 0, tokenizer: str | None = Non
     """The page of a finished dataset, of at most `MAX_BYTES` bytes.
 
     Args:
-        samples: how many to show; see `gallery.draw`. seed: of their draw. tokenizer: see `stats`.
+        samples: how many to show, `MOST_SAMPLES` at most; see `gallery.draw`. seed: of their draw.
+        tokenizer: see `stats`.
     Raises:
         DatasetError: it is not finished, or damaged. TokenizerError: the tokenizer cannot be used.
     """
