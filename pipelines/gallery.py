@@ -94,7 +94,7 @@ class _Card:
 
     def finished(self) -> dict[str, Any]:
         row = self.data["row"]
-        parts = [f"{number:,} {what}" for what, number in self.cut.items()] if row else ["its whole row"]
+        parts = [f"{n:,} {what if n > 1 else what[:-1]}" for what, n in self.cut.items()] if row else ["its whole row"]
         return {**self.data, "cut": ", ".join(parts) or None}
 
 
@@ -197,7 +197,7 @@ def _cut_row(card: _Card, size: int, cap: int) -> None:
     if row is not None and size > cap:
         for thing in (thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT):
             thing["text"] = thing["text"][:MOST_TEXT]
-            card.cut["ends of texts"] += 1
+            card.cut["text ends"] += 1
         row["caption"] = row["caption"] and row["caption"][:MOST_TEXT]
         size = card.bytes()
     if size > cap:

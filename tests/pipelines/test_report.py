@@ -304,7 +304,7 @@ def test_cards_fit_and_say_what_was_left_out(mixed, most):
         assert cards[4]["references"][0]["picture"]
     if most == 400_000:
         assert cards[5]["cut"].endswith(" prompts")
-        assert cards[6]["cut"] == "1 ends of texts"
+        assert cards[6]["cut"] == "1 text end"
         assert cards[7]["cut"] == "its whole row"
         assert all(card["cut"] is None for card in cards[:5])
     if most == 200_000:
