@@ -176,7 +176,6 @@ function drawFilters() {
 }
 
 function drawList() {
-  const hasScores = (dataset().facets.origin ?? []).some(([origin]) => origin !== "human");
   const items = page.rows.map((row) => el("li", {}, el("button", {
     type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble),
   },
@@ -189,7 +188,7 @@ function drawList() {
   const looked = page.ready < 1 ? ` · ${Math.floor(100 * page.ready)} % looked through` : "";
   parts.list.replaceChildren(
     el("div", {class: "found", role: "status"}, `${count(page.total)} sample${page.total === 1 ? "" : "s"}${looked}`),
-    orderBox(state.filters, isPair(), hasScores, (filters) => go({filters})),
+    orderBox(dataset(), isPair(), state.filters, (filters) => go({filters})),
     el("ol", {class: "rows", start: page.offset + 1}, items),
     pager(page.offset, page.rows.length, page.total, (offset) => load({offset}).catch(trouble)));
   parts.list.dataset.offset = page.offset;

@@ -35,7 +35,9 @@ export function filterPanel(dataset, isPair, filters, onchange) {
   const groups = CHOICES.filter((name) => (facets[name] ?? []).length > 1 || filters[name]?.length)
     .map((name) => choices(name, facets[name] ?? [], filters[name] ?? [], (chosen) => set({[name]: chosen})));
   const hasScores = (facets.origin ?? []).some(([origin]) => origin !== "human");
-  const ranges = RANGES.filter((name) => hasScores || !["score", "stability"].includes(name) || filters[name])
+  const hasPrompts = (facets.kind ?? []).length > 0;
+  const isThere = {score: hasScores, stability: hasScores, inside: hasPrompts, other: hasPrompts};
+  const ranges = RANGES.filter((name) => (isThere[name] ?? true) || filters[name])
     .map((name) => range(name, filters[name] ?? "", (value) => set({[name]: value})));
   const ambiguous = el("label", {class: "choice"}, el("input", {type: "checkbox", checked: filters.ambiguous === "1",
     onchange: (event) => set({ambiguous: event.target.checked ? "1" : null})}), "prompt lies more in another object");
@@ -43,7 +45,7 @@ export function filterPanel(dataset, isPair, filters, onchange) {
   return el("details", {class: "filters", open: matchMedia("(min-width: 1000px)").matches},
     el("summary", {}, "Filters", active > 0 && el("b", {class: "many"}, active)),
     active > 0 && el("button", {type: "button", class: "quiet", onclick: () => onchange(kept(filters))}, "Clear filters"),
-    groups, ranges, (facets.kind ?? []).length > 0 && el("fieldset", {}, el("legend", {}, "Ambiguous"), ambiguous));
+    groups, ranges, hasPrompts && el("fieldset", {}, el("legend", {}, "Ambiguous"), ambiguous));
 }
 
 function kept(filters) {
@@ -84,8 +86,11 @@ function range(name, value, onchange) {
 }
 
 /** By what samples are sorted. */
-export function orderBox(filters, isPair, hasScores, onchange) {
-  const keys = Object.keys(ORDERS).filter((key) => (isPair || key !== "change") && (hasScores || !["score", "stability"].includes(key)));
+export function orderBox(dataset, isPair, filters, onchange) {
+  const hasScores = (dataset.facets.origin ?? []).some(([origin]) => origin !== "human");
+  const hasPrompts = (dataset.facets.kind ?? []).length > 0;
+  const isThere = {change: isPair, score: hasScores, stability: hasScores, inside: hasPrompts, other: hasPrompts};
+  const keys = Object.keys(ORDERS).filter((key) => (isThere[key] ?? true) || filters.sort === key);
   const select = el("select", {"aria-label": "order", onchange: () => onchange({...without(filters), ...(select.value === "number" ? {} : {sort: select.value})})},
     keys.map((key) => el("option", {value: key, selected: (filters.sort ?? "number") === key}, ORDERS[key])));
   const turn = el("button", {type: "button", class: "quiet", title: "turn the order round", disabled: !filters.sort && !filters.desc,
