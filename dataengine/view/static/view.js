@@ -200,9 +200,16 @@ function markCurrent() {
   for (const row of parts.list.querySelectorAll(".row")) {
     const isMine = Number(row.dataset.number) === current;
     isMine ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
-    if (isMine) row.scrollIntoView({block: "nearest"});
+    if (isMine) reveal(row);
   }
   parts.main.querySelector(".place")?.replaceChildren(place());
+}
+
+/** Scroll the list, and nothing else, until a row of it is seen. */
+function reveal(row) {
+  const mine = row.getBoundingClientRect(), list = parts.list.getBoundingClientRect();
+  if (mine.top < list.top) parts.list.scrollTop += mine.top - list.top - 8;
+  else if (mine.bottom > list.bottom) parts.list.scrollTop += mine.bottom - list.bottom + 8;
 }
 
 async function drawCard(data) {

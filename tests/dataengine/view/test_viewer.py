@@ -221,7 +221,7 @@ def test_quarantine(watch, serve, toy, store):
     page.locator(".records li").first.wait_for()
     page.wait_for_function("() => document.querySelectorAll('.records li').length === 1")
     page.locator(".records summary").click()
-    assert '"segmentation": "<b>bold</b>"' in page.locator(".records pre").inner_text()
+    page.locator(".records pre", has_text='"segmentation": "<b>bold</b>"').wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -230,6 +230,7 @@ def test_a_narrow_screen_has_all_of_it(watch, serve, many, scheme):
     page.goto(serve(many))
     expect_shown(page, toy_id(0))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("window.scrollY") == 0  # the list below has a chosen row as well, to which nothing jumps
     page.locator(".filters summary").click()
     page.locator('[data-filter="task"] .choice', has_text="reaseg").click()
     found(page, 40)
