@@ -1,117 +1,243 @@
-"""Small datasets to look at."""
+"""A headless Chromium for the tests of pages (they skip where the machine has none), and datasets to look at."""
 
 from __future__ import annotations
 
-from collections import Counter
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from starlette.testclient import TestClient
 
 from dataengine import masks
-from dataengine.records import Account, Bad
-from dataengine.sample import Condition, Image, Object, Provenance, Sample, Turn
-from dataengine.store import commits, quarantine
+from dataengine.records import Bad
+from dataengine.sample import (
+    Condition,
+    Image,
+    License,
+    Lineage,
+    Object,
+    Prompt,
+    Provenance,
+    Reference,
+    Sample,
+    Turn,
+)
+from dataengine.store import quarantine, shards
+from dataengine.store.commits import canonical_json, version_of
+from dataengine.store.dataset import open_dataset
 from dataengine.store.shards import ShardWriter
+from dataengine.view.server import Place, make_app
 
 
-def square(x: int, y: int, side: int, annotation_id: str, *, height: int = 48, width: int = 64, **fields) -> Object:
-    """An object whose mask is a square."""
-    bitmap = np.zeros((height, width), dtype=bool)
-    bitmap[y : y + side, x : x + side] = True
-    rle = masks.encode(bitmap)
-    area, box = masks.measure(rle, height, width)
-    return Object(rle=rle, bbox=box, area=area, annotation_id=annotation_id, **{"category_id": 1, **fields})
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium with an empty profile."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Chromium (Debian's package chromium, or CHROMIUM=/its/path)")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
-def phrases(*names: str) -> tuple[tuple[Turn, ...], list[tuple[int, int]]]:
-    """A question for some phrases, its answer, and where the phrases stand."""
-    text, places = "<image>\nSegment ", []
-    for name in names:
-        span = f"<p>{name}</p>"
-        places.append((len(text), len(text) + len(span)))
-        text += span + ", "
-    answer = Turn(role="assistant", text="Here: <SEG>.", supervised=True)
-    return (Turn(role="user", text=text, supervised=False), answer), places
+@dataclass
+class Watched:
+    """A page, and what it did that it should not have done. requests: every URL that it asked for."""
+
+    page: object
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
 
-def make_sample(number: int, jpeg: bytes, **fields) -> Sample:
-    """A sample of 48 x 64 px (height x width) that asks for `dog 🐕` and `cat`, each a square; `hat` is absent."""
-    turns, places = phrases("dog 🐕", "cat", "hat")
-    values = {
-        "sample_id": f"toy/train/toy/{number:06d}/refseg",
-        "task": "refseg",
-        "source": "toy",
-        "split": "train",
-        "image": Image(bytes=jpeg, path=f"{number}.jpg"),
-        "image_key": f"toy/{number:06d}",
-        "height": 48,
-        "width": 64,
-        "turns": turns,
-        "objects": (square(4, 4, 16, f"{number}-a"), square(30, 20, 20, f"{number}-b", category_id=2)),
-        "conditions": tuple(
-            Condition(kind="phrase", text=text, objects=things, seg=0, turn=0, start=start, end=end)
-            for text, things, (start, end) in zip(("dog 🐕", "cat", "hat"), ((0,), (1,), ()), places, strict=True)
+@pytest.fixture
+def watch(browser):
+    """Opens pages: `watch(width=1280, height=900, scheme="light")`; errors and dialogs of a page fail the test."""
+    opened: list[Watched] = []
+
+    def make(width: int = 1280, height: int = 900, scheme: str = "light") -> Watched:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        watched = Watched(context.new_page())
+        page = watched.page
+
+        def refuse(dialog) -> None:
+            watched.problems.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
+        page.on("pageerror", lambda error: watched.problems.append(f"error: {error}"))
+        page.on(
+            "console", lambda line: watched.problems.append(f"console: {line.text}") if line.type == "error" else None
+        )
+        page.on("request", lambda request: watched.requests.append(request.url))
+        opened.append(watched)
+        return watched
+
+    yield make
+    for watched in opened:
+        watched.page.context.close()
+        assert not watched.problems
+
+
+def made_sample(n: int, seed: int = 0) -> Sample:
+    """A sample of any kind, with all that rows may hold; n: its number."""
+    rng = np.random.default_rng([seed, n])
+    height, width = 24, 32
+    source, task = ("alpha", "vgdseg") if n % 3 else ("beta", "genseg")
+    objects = tuple(_made_object(rng, n, k, height, width) for k in range(int(rng.integers(0, 4))))
+    text = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 9))).tolist())
+    key = f"{n:06d}.jpg"
+    return Sample(
+        sample_id=f"{source}/train/{key}/{task}",
+        task=task,
+        variant=None if task == "vgdseg" else ("panoptic", "instance")[n % 2],
+        source=source,
+        split="train",
+        image=Image(bytes=jpeg(height, width, seed=n), path=key),
+        image_key=key,
+        height=height,
+        width=width,
+        turns=(
+            Turn(role="user", text=f"<image>\nFind <p>{text}</p>  please.", supervised=False),
+            Turn(role="assistant", text="Здесь: <SEG>.", supervised=True),
         ),
-        "provenance": Provenance(file="toy.json", record=str(number), builder="toy", version=1, seed=0),
-    }
-    return Sample(**{**values, **fields})
+        objects=objects,
+        conditions=tuple(
+            Condition(kind="phrase", text=f"Thing {n}-{k}", category_id=thing.category_id, objects=(k,))
+            for k, thing in enumerate(objects)
+        ),
+        references=tuple(_made_reference(rng, n) for _ in range(int(n % 5 == 1))),
+        license=License(name=("CC BY 4.0", None)[n % 2], url=(None, "https://example.org/terms")[n % 4 // 2]),
+        provenance=Provenance(file="made.json", record=str(n), builder="made", version=1, seed=seed),
+    )
+
+
+WORDS = ["dog", "cat", "Zebra", "ёлка", "100%", "a.b", "snow man", "(left)"]
+
+
+def _made_object(rng: np.random.Generator, n: int, k: int, height: int, width: int) -> Object:
+    mask = np.zeros((height, width), dtype=bool)
+    mask[: int(rng.integers(1, height)), : int(rng.integers(1, width))] = True
+    human = rng.random() < 0.5
+    lineage = Lineage(origin="human")
+    if not human:
+        lineage = Lineage(
+            origin="model",
+            labeler=("sam", "mine")[int(rng.integers(2))],
+            round=int(rng.integers(3)),
+            score=float(np.float32(rng.random())),
+            stability=None if rng.random() < 0.3 else float(np.float32(rng.random())),
+        )
+    return Object(
+        rle=masks.encode(mask),
+        bbox=(0.0, 0.0, 1.0, 1.0),
+        area=int(mask.sum()),
+        category_id=int(rng.integers(1, 5)),
+        annotation_id=f"{n}-{k}",
+        prompts=tuple(_made_prompt(rng) for _ in range(int(rng.integers(0, 3)))),
+        lineage=lineage,
+    )
+
+
+def _made_prompt(rng: np.random.Generator) -> Prompt:
+    return Prompt(
+        kind=("point", "scribble", "box", "mask")[int(rng.integers(4))],
+        profile="strict",
+        version=1,
+        status=("ok", "fallback", "none")[int(rng.integers(3))],
+        inside=float(np.float32(rng.random())),
+        other=float(np.float32(rng.random())),
+    )
+
+
+def _made_reference(rng: np.random.Generator, n: int) -> Reference:
+    return Reference(
+        image=Image(bytes=jpeg(10, 12, seed=1000 + n), path="other.jpg"),
+        image_key="other.jpg",
+        annotation_id="r",
+        category_id=1,
+        height=10,
+        width=12,
+        rle=masks.encode(np.ones((10, 12), dtype=bool)),
+        prompts=(_made_prompt(rng),),
+    )
+
+
+CATEGORIES = [{"id": n, "name": name, "text": name, "is_thing": True} for n, name in enumerate("abc", 1)]
 
 
 @pytest.fixture
-def toy(make_jpeg):
-    """Makes samples: `toy(number, **fields)`, see `make_sample`."""
-    return lambda number, **fields: make_sample(number, make_jpeg(48, 64, seed=number), **fields)
+def write_dataset(tmp_path, monkeypatch):
+    """Writes samples as a finished dataset: `write_dataset(samples, bad=())` gives its folder."""
+    monkeypatch.setattr(shards, "ROW_GROUP_ROWS", 4)
+    made = 0
 
-
-@pytest.fixture
-def store(tmp_path):
-    """Writes a dataset that can be opened: `store(name, samples, bad=(), rows_a_shard=…)` gives its folder's path."""
-
-    def write(name: str, samples: list[Sample], bad: tuple[Bad, ...] = (), rows_a_shard: int = 1000) -> str:
-        folder = tmp_path / name
-        (folder / "shards").mkdir(parents=True)
-        shards, counts = [], Counter(sample.task for sample in samples)
-        for first in range(0, len(samples), rows_a_shard):
-            part = samples[first : first + rows_a_shard]
-            file = f"shards/{len(shards):05d}.parquet"
-            writer = ShardWriter(folder / file)
-            for sample in part:
-                writer.write(sample, checked=True)
-            digest, source, split = writer.close(), part[0].source, part[0].split
-            size = (folder / file).stat().st_size
-            entry = {"name": file, "bytes": size, "sha256": "", "rows": len(part), "source": source, "split": split}
-            shards.append({**entry, "logical_hash": digest, "task_id": str(len(shards))})
-        account = Account(read=Counter(records=len(samples) + len(bad)), built=Counter(records=len(samples)))
-        kept = []
+    def write(samples: Sequence[Sample], bad: Sequence[Bad] = (), rows_a_shard: int = 10) -> Path:
+        nonlocal made
+        made += 1
+        out = tmp_path / f"dataset{made}"
+        (out / "shards").mkdir(parents=True)
+        parts: dict[tuple[str, str], list[Sample]] = {}
+        for sample in samples:
+            parts.setdefault((sample.source, sample.split), []).append(sample)
+        entries = []
+        for (source, split), mine in sorted(parts.items()):
+            for start in range(0, len(mine), rows_a_shard):
+                name = f"shards/{source}-{split}-{start:05d}.parquet"
+                writer = ShardWriter(out / name)
+                for sample in mine[start : start + rows_a_shard]:
+                    writer.write(sample, checked=True)
+                writer.close()
+                entries.append({"name": name, "rows": writer.rows, "source": source, "split": split})
+        stored = []
         if bad:
-            account.quarantine(bad)
-            (folder / quarantine.FOLDER).mkdir()
-            kept = [{"name": f"{quarantine.FOLDER}/0.parquet", "bytes": 1, "sha256": "", "task_id": "0"}]
-            quarantine.write(folder / kept[0]["name"], "toy", "train", bad)
-        categories = [{"id": n, "name": text, "text": text, "is_thing": True} for n, text in ((1, "dog"), (2, "cat"))]
+            (out / "quarantine").mkdir()
+            quarantine.write(out / "quarantine" / "q.parquet", "alpha", "train", bad)
+            stored.append({"name": "quarantine/q.parquet"})
         manifest = {
-            "recipe": {"name": name, "description": ""},
-            "seed": 0,
-            "format": 1,
-            "plan": "",
-            "limit": None,
-            "generator": {"version": "0", "prompts": "published"},
-            "sources": {"toy/train": {"builder": "toy", "task": "refseg", "categories": categories}},
-            "forbidden": {"roles": {}},
-            "counts": {
-                "samples": len(samples),
-                "objects": sum(len(sample.objects) for sample in samples),
-                "tasks": dict(counts),
-                "licenses": {"not stated": len(samples)},
-                "prompts": {},
-                "records": account.as_dict(),
-                "by_source": {"toy": {"train": account.as_dict()}},
-            },
-            "shards": shards,
-            "quarantine": kept,
+            "recipe": {"name": "made"},
+            "sources": {f"{source}/{split}": {"categories": CATEGORIES} for source, split in parts},
+            "counts": {"samples": len(samples), "records": {"quarantined": {"images": {"broken": len(bad)}}}},
+            "shards": entries,
+            "quarantine": stored,
         }
-        manifest["version"] = commits.version_of(manifest)
-        (folder / commits.MANIFEST).write_bytes(commits.canonical_json(manifest))
-        return str(folder)
+        manifest["version"] = version_of(manifest)
+        (out / "manifest.json").write_bytes(canonical_json(manifest))
+        return out
 
     return write
+
+
+@pytest.fixture
+def make_sample():
+    """The function `made_sample`."""
+    return made_sample
+
+
+def jpeg(height: int, width: int, seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def client():
+    """Opens datasets in a viewer: `client(folder, …)` gives a client of it once all is catalogued and compared."""
+    with ExitStack() as stack:
+
+        def make(*folders: Path, place: Place | None = None) -> TestClient:
+            app = make_app([open_dataset(str(folder)) for folder in folders], place)
+            opened = stack.enter_context(TestClient(app, base_url="http://127.0.0.1:8765"))
+            app.state.viewer.work.wait()
+            return opened
+
+        yield make
