@@ -51,7 +51,7 @@ LOCAL = ("127.0.0.1", "localhost", "[::1]")
 THREADS = 8  # requests that are answered at the same time
 DECODERS = 2  # pictures that are read and made small at the same time
 MAX_PX = 4096
-PATIENCE_S = 0.05  # how long the background waits for requests between two row groups
+PATIENCE_S = 0.5  # how long the background waits for requests between two row groups
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -174,46 +175,61 @@ def _made_reference(rng: np.random.Generator, n: int) -> Reference:
 CATEGORIES = [{"id": n, "name": name, "text": name, "is_thing": True} for n, name in enumerate("abc", 1)]
 
 
-@pytest.fixture
-def write_dataset(tmp_path, monkeypatch):
-    """Writes samples as a finished dataset: `write_dataset(samples, bad=())` gives its folder."""
-    monkeypatch.setattr(shards, "ROW_GROUP_ROWS", 4)
-    made = 0
-
-    def write(samples: Sequence[Sample], bad: Sequence[Bad] = (), rows_a_shard: int = 10) -> Path:
-        nonlocal made
-        made += 1
-        out = tmp_path / f"dataset{made}"
-        (out / "shards").mkdir(parents=True)
-        parts: dict[tuple[str, str], list[Sample]] = {}
-        for sample in samples:
-            parts.setdefault((sample.source, sample.split), []).append(sample)
-        entries = []
-        for (source, split), mine in sorted(parts.items()):
-            for start in range(0, len(mine), rows_a_shard):
-                name = f"shards/{source}-{split}-{start:05d}.parquet"
+def write(out: Path, samples: Sequence[Sample], bad: Sequence[Bad] = (), rows_a_shard: int = 10) -> Path:
+    """A finished dataset, its shards in row groups of four."""
+    (out / "shards").mkdir(parents=True)
+    parts: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault((sample.source, sample.split), []).append(sample)
+    entries = []
+    for (source, split), mine in sorted(parts.items()):
+        for start in range(0, len(mine), rows_a_shard):
+            name = f"shards/{source}-{split}-{start:05d}.parquet"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(shards, "ROW_GROUP_ROWS", 4)
                 writer = ShardWriter(out / name)
                 for sample in mine[start : start + rows_a_shard]:
                     writer.write(sample, checked=True)
                 writer.close()
-                entries.append({"name": name, "rows": writer.rows, "source": source, "split": split})
-        stored = []
-        if bad:
-            (out / "quarantine").mkdir()
-            quarantine.write(out / "quarantine" / "q.parquet", "alpha", "train", bad)
-            stored.append({"name": "quarantine/q.parquet"})
-        manifest = {
-            "recipe": {"name": "made"},
-            "sources": {f"{source}/{split}": {"categories": CATEGORIES} for source, split in parts},
-            "counts": {"samples": len(samples), "records": {"quarantined": {"images": {"broken": len(bad)}}}},
-            "shards": entries,
-            "quarantine": stored,
-        }
-        manifest["version"] = version_of(manifest)
-        (out / "manifest.json").write_bytes(canonical_json(manifest))
-        return out
+            entries.append({"name": name, "rows": writer.rows, "source": source, "split": split})
+    stored = []
+    if bad:
+        (out / "quarantine").mkdir()
+        quarantine.write(out / "quarantine" / "q.parquet", "alpha", "train", bad)
+        stored.append({"name": "quarantine/q.parquet"})
+    manifest = {
+        "recipe": {"name": "made"},
+        "sources": {f"{source}/{split}": {"categories": CATEGORIES} for source, split in parts},
+        "counts": {"samples": len(samples), "records": {"quarantined": {"images": {"broken": len(bad)}}}},
+        "shards": entries,
+        "quarantine": stored,
+    }
+    manifest["version"] = version_of(manifest)
+    (out / "manifest.json").write_bytes(canonical_json(manifest))
+    return out
 
-    return write
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Writes samples as a finished dataset: `write_dataset(samples, bad=(), rows_a_shard=10)` gives its folder."""
+    numbers = itertools.count()
+
+    def make(samples: Sequence[Sample], **options) -> Path:
+        return write(tmp_path / f"dataset{next(numbers)}", samples, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def made_samples() -> list[Sample]:
+    """120 samples in a dataset's order: sources one after the other."""
+    return sorted((made_sample(n) for n in range(120)), key=lambda sample: sample.source)
+
+
+@pytest.fixture(scope="session")
+def made_dataset(made_samples, tmp_path_factory) -> Path:
+    """A dataset of them in 12 shards, which no test may change."""
+    return write(tmp_path_factory.mktemp("made") / "dataset", made_samples)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Filters, sorts and facets, against the samples themselves, looked through one by one."""
 
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -18,18 +19,18 @@ NUM = 120
 NAMES = {1: "a", 2: "b", 3: "c"}  # of the dataset's categories; 4 has none
 
 
-@pytest.fixture
-def samples(make_sample):
-    return sorted((make_sample(n) for n in range(NUM)), key=lambda s: s.source)
+@pytest.fixture(scope="module")
+def samples(made_samples):
+    return made_samples
 
 
-@pytest.fixture
-def catalog(samples, write_dataset):
-    return filled(write_dataset(samples))
+@pytest.fixture(scope="module")
+def catalog(made_dataset):
+    return filled(made_dataset)
 
 
-def filled(out, **options) -> Catalog:
-    catalog = Catalog(Reader(open_dataset(str(out))), **options)
+def filled(out) -> Catalog:
+    catalog = Catalog(Reader(open_dataset(str(out))))
     catalog.fill(lambda: False)
     return catalog
 
@@ -137,9 +138,9 @@ def test_texts_are_searched_as_they_are_in_upper_and_lower_case(catalog, samples
     assert passing(catalog, text=text) == expected
 
 
-def test_texts_beyond_the_budget_are_read_again(catalog, write_dataset, samples, monkeypatch):
+def test_texts_beyond_the_budget_are_read_again(catalog, made_dataset, monkeypatch):
     monkeypatch.setattr(texts.Texts.__init__, "__defaults__", (2000,))
-    other = filled(write_dataset(samples))
+    other = filled(made_dataset)
     kept = [block.data is not None for block in other.texts.blocks]
     assert any(kept)
     assert not all(kept)
@@ -147,7 +148,8 @@ def test_texts_beyond_the_budget_are_read_again(catalog, write_dataset, samples,
         assert passing(other, text=text) == passing(catalog, text=text)
 
 
-def test_a_search_that_is_stopped_says_how_far_it_came_and_goes_on(catalog, samples):
+def test_a_search_that_is_stopped_says_how_far_it_came_and_goes_on(made_dataset, samples):
+    catalog = filled(made_dataset)
     shares = []
     for _ in catalog.texts.blocks:
         mask, ready = catalog.search(Filters(text="dog"), 0)
@@ -171,8 +173,8 @@ def test_filters_hold_together(catalog, samples):
     assert found == expected != []
 
 
-def test_rows_that_are_not_catalogued_yet_are_in_no_answer(write_dataset, samples):
-    catalog = Catalog(Reader(open_dataset(str(write_dataset(samples)))))
+def test_rows_that_are_not_catalogued_yet_are_in_no_answer(made_dataset, samples):
+    catalog = Catalog(Reader(open_dataset(str(made_dataset))))
     seen = 0
 
     def pause() -> bool:
@@ -188,8 +190,8 @@ def test_rows_that_are_not_catalogued_yet_are_in_no_answer(write_dataset, sample
     assert dict(catalog.facets()["source"]) == Counter(s.source for s in samples)  # the manifest tells
 
 
-def test_a_damaged_shard_is_named_and_the_others_are_catalogued(write_dataset, samples):
-    out = write_dataset(samples)
+def test_a_damaged_shard_is_named_and_the_others_are_catalogued(made_dataset, tmp_path):
+    out = shutil.copytree(made_dataset, tmp_path / "damaged")
     damaged = sorted((out / "shards").iterdir())[1]
     data = damaged.read_bytes()
     damaged.write_bytes(data[: len(data) // 2])

@@ -12,18 +12,17 @@ from dataengine.view.reader import Reader
 
 
 @pytest.fixture
-def samples(make_sample):
-    """In the dataset's order: sources one after the other."""
-    return sorted((make_sample(n) for n in range(60)), key=lambda s: s.source)
+def samples(made_samples):
+    return made_samples
 
 
 @pytest.fixture
-def reader(samples, write_dataset):
-    return Reader(open_dataset(str(write_dataset(samples))))
+def reader(made_dataset):
+    return Reader(open_dataset(str(made_dataset)))
 
 
 def test_every_row_is_the_sample_that_was_written_with_its_pictures(reader, samples):
-    assert [reader.sample(n) for n in range(60)] == samples
+    assert [reader.sample(n) for n in range(120)] == samples
 
 
 def test_a_picture_comes_with_the_size_that_its_row_states(reader, samples):
@@ -41,7 +40,7 @@ def test_a_text_only_sample_has_no_picture(make_sample, write_dataset):
     assert reader.picture(0)[0] is None
 
 
-@pytest.mark.parametrize("number", [-1, 60, 10**15])
+@pytest.mark.parametrize("number", [-1, 120, 10**15])
 def test_a_row_that_is_not_there(reader, number):
     with pytest.raises(DatasetError, match="there is no row"):
         reader.sample(number)
@@ -51,7 +50,7 @@ def test_what_is_kept_stays_bounded(reader, monkeypatch):
     monkeypatch.setattr(reader._groups, "_max", 1 << 12)
     monkeypatch.setattr(reader._pictures, "_max", 1 << 12)
     monkeypatch.setattr(reading, "KEPT_FOOTERS", 2)
-    for number in range(60):
+    for number in range(120):
         reader.sample(number)
     assert len(reader._footers) <= 2
     for kept in (reader._groups, reader._pictures):
@@ -63,7 +62,7 @@ def test_threads_get_their_own_rows(reader, samples):
     wrong = []
 
     def read(start: int) -> None:
-        wrong.extend(n for n in range(start, 60, 4) if reader.sample(n) != samples[n])
+        wrong.extend(n for n in range(start, 120, 4) if reader.sample(n) != samples[n])
 
     threads = [threading.Thread(target=read, args=(start,)) for start in range(4)]
     for thread in threads:
@@ -81,11 +80,11 @@ def test_a_row_group_larger_than_memory_is_refused(reader, monkeypatch):
 
 def test_a_shard_with_fewer_rows_than_the_manifest_says(samples, write_dataset):
     out = write_dataset(samples, rows_a_shard=12)
-    found = sorted((out / "shards").glob("alpha*"))  # 40 rows: 12, 12, 12, 4
-    found[3].replace(found[0])
+    found = sorted((out / "shards").glob("alpha*"))  # 80 rows: six of 12, one of 8
+    found[6].replace(found[0])
     reader = Reader(open_dataset(str(out)))
-    assert reader.sample(3) == samples[36 + 3]
-    with pytest.raises(DatasetError, match="has 4 rows, the manifest says more"):
+    assert reader.sample(3) == samples[72 + 3]
+    with pytest.raises(DatasetError, match="has 8 rows, the manifest says more"):
         reader.sample(11)
     with pytest.raises(DatasetError, match="has not the rows"):
         list(reader.groups(0, ["sample_id"]))
