@@ -372,25 +372,30 @@ def _problems(sample: Sample, seen: set[bytes]) -> Iterator[str]:
             yield f"{sample.sample_id}: {error}"
 
 
-def picture_of(image: Image, most_bytes: int | None = None) -> bytes:
+def picture_of(image: Image, max_bytes: int | None = None) -> bytes:
     """The bytes of a picture; a by-reference one is read from its place, on a disk or in an object store.
 
     Args:
-        most_bytes: of a file that is read.
+        max_bytes: no more are read of a by-reference one.
     Raises:
-        OSError: it cannot be read from there, is larger, or is elsewhere: a dataset must not make its readers call any
-            address.
+        OSError: it cannot be read from there, has more bytes, or is elsewhere: a dataset must not make its readers
+            call any address.
     """
     if image.bytes is not None:
         return image.bytes
     scheme, mark, _ = (image.path or "").partition("://")
     if mark and scheme not in PICTURE_SCHEMES:
         raise StoreError(f"{image.path}: pictures are read from disks and object stores only")
-    place = Folder(image.path or "")
     try:
-        if most_bytes is not None and place.size("") > most_bytes:
-            raise StoreError(f"{image.path}: the file has more than {most_bytes:,} bytes")
-        return place.read()
+        place = Folder(image.path or "")
+        if max_bytes is None:
+            return place.read()
+        if place.size("") <= max_bytes:
+            with place.open() as file:  # what the system makes up while it is read says that it is empty
+                data = file.read(max_bytes + 1)
+            if len(data) <= max_bytes:
+                return data
+        raise StoreError(f"{image.path}: the file has more than {max_bytes:,} bytes")
     except ValueError:  # a NUL, or text that is no Unicode
         raise StoreError(f"{image.path!r} is no path") from None
 

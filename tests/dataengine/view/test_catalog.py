@@ -126,7 +126,20 @@ def test_ambiguous_rows_have_a_prompt_more_in_another_object(catalog, samples):
     assert passing(catalog, ambiguous=True) == expected != []
 
 
-TEXTS = ["zebra", "SNOW MAN", "ёЛКА", "100%", "a.b", "(left)", "здесь", "thing 7-0", "000017", "no such text", "\\", "."]
+TEXTS = [
+    "zebra",
+    "SNOW MAN",
+    "ёЛКА",
+    "100%",
+    "a.b",
+    "(left)",
+    "здесь",
+    "thing 7-0",
+    "000017",
+    "no such text",
+    "\\",
+    ".",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -1,12 +1,14 @@
 """Two datasets compared, against changes that were made by hand; IoU by pixels counted."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dataengine import masks
-from dataengine.sample import Image, Lineage
+from dataengine.sample import Image, Lineage, arrow_schema, to_row
 from dataengine.store.dataset import open_dataset
 from dataengine.view.compare import Comparison, changes
 from dataengine.view.reader import Reader
@@ -76,7 +78,7 @@ def test_every_sample_is_same_changed_added_or_removed(compared, pair):
 
 
 def test_changes_are_named_object_by_object(pair):
-    before, after, (moved, relabelled, dropped, *_, reworded, _) = pair
+    _, after, (moved, relabelled, dropped, *_, reworded, _) = pair
     new = {sample.sample_id: sample for sample in after}
 
     def change(sample):
@@ -118,10 +120,6 @@ def test_masks_of_another_canvas_or_that_are_none_have_no_iou(make_sample):
 
 
 def test_a_signature_changes_with_every_value(make_sample):
-    import pyarrow as pa
-
-    from dataengine.sample import arrow_schema, to_row
-
     sample = next(s for n in range(60) if (s := make_sample(n)).references and s.objects and s.objects[0].prompts)
 
     def sign(*samples):
@@ -149,8 +147,6 @@ def test_a_signature_changes_with_every_value(make_sample):
 
 
 def test_a_damaged_shard_leaves_its_samples_unknown(made_dataset, tmp_path):
-    import shutil
-
     out = shutil.copytree(made_dataset, tmp_path / "damaged")
     damaged = sorted((out / "shards").iterdir())[2]
     damaged.write_bytes(b"PAR1")

@@ -11,26 +11,31 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image as Pillow
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from dataengine.records import Bad
 from dataengine.store.dataset import open_dataset
+from dataengine.store.files import Folder
 from dataengine.view.rows import printable
+from dataengine.view.server import make_app
 from pipelines.cli import app as commands
 
 
-@pytest.fixture
-def viewer(client, made_dataset):
+@pytest.fixture(scope="module")
+def viewer(made_dataset):
     """Answers of the opened dataset: `viewer(path)` gives JSON."""
-    opened = client(made_dataset)
+    app = make_app([open_dataset(str(made_dataset))])
 
     def get(path: str, status: int = 200):
         answer = opened.get(path)
         assert answer.status_code == status, answer.text
         return answer.json()
 
-    get.client = opened
-    return get
+    with TestClient(app, base_url="http://127.0.0.1:8765") as opened:
+        app.state.viewer.work.wait()
+        get.client = opened
+        yield get
 
 
 def test_datasets_are_introduced(viewer, made_dataset):
@@ -89,7 +94,10 @@ def test_a_row_by_number_or_id_is_the_card_that_pages_draw(viewer, made_samples)
     assert card["row"] == printable(sample)
     assert (card["number"], card["picture_error"]) == (number, None)
     assert card["shard"].startswith("shards/")
-    for url, picture in ((card["picture"], sample.image), (card["references"][0]["picture"], sample.references[0].image)):
+    for url, picture in (
+        (card["picture"], sample.image),
+        (card["references"][0]["picture"], sample.references[0].image),
+    ):
         answer = viewer.client.get(url)
         assert answer.content == picture.bytes
         assert answer.headers["content-type"] == "image/jpeg"
@@ -187,8 +195,6 @@ def test_a_dataset_that_is_deleted_while_it_is_open(client, made_dataset, tmp_pa
 
 
 def test_datasets_in_an_object_store(client, made_dataset, s3_bucket):
-    from dataengine.store.files import Folder
-
     folder = Folder(f"{s3_bucket}/made")
     for file in sorted(made_dataset.rglob("*.*")):
         folder.replace(file.relative_to(made_dataset).as_posix(), file.read_bytes())
