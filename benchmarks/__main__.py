@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, evaluation, index, metrics, prompts, sources
+from benchmarks import build, evaluation, index, metrics, prompts, sources, viewer
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
         lambda: metrics.rows(),
         lambda: evaluation.rows(),
         lambda: build.rows(arguments.tree, arguments.images),
+        lambda: viewer.rows(),
     ):
         for row in rows():
             print(f"| {' | '.join(row)} |", flush=True)

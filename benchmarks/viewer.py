@@ -294,7 +294,7 @@ def measure(directory: Path) -> dict[str, Any]:
                 answer, seconds = server.get(f"/api/rows?limit=50&{query}")
                 filling.append((seconds, query))
             ready = server.get("/api/datasets")[0]["datasets"][0]["ready"]
-            time.sleep(1)
+            time.sleep(4)
         fill_s, cpu_s = time.perf_counter() - started, server.cpu_s()
         total = server.get("/api/rows?limit=1")[0]["total"]
         after = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     pass
 
 WAIT_S = 0.7  # for a search; then it is answered with what was searched
-KEPT_ANSWERS = 6
+KEPT_ANSWERS = 4
 LINE = 120  # code points of a conversation's start
 _FIELDS = ("sample_id", "task", "variant", "turns.role", "turns.text", "objects.area", "conditions.start")
 _MARKERS = re.compile(r"</?(?:p|image|region|SEG)>")

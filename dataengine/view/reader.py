@@ -74,6 +74,7 @@ class Reader:
         self.shards: list[dict[str, Any]] = dataset.manifest["shards"]
         self.starts = [0, *accumulate(shard["rows"] for shard in self.shards)]
         self._lock = threading.RLock()
+        self._rows: dict[int, list[int]] = {}
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self._groups = Kept(KEPT_BYTES)
         self._pictures = Kept(KEPT_PICTURE_BYTES)
@@ -174,6 +175,7 @@ class Reader:
         """
         rows = 0
         with self._file(shard) as file:
+            self._rows.setdefault(shard, _rows_of(file.metadata))
             for group in range(file.num_row_groups):
                 rows += file.metadata.row_group(group).num_rows
                 if rows > self.shards[shard]["rows"]:
@@ -193,23 +195,28 @@ class Reader:
         return row
 
     def _group_rows(self, shard: int) -> list[int]:
-        footer = self._footer(shard)
-        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        """Of each row group of a shard; small enough to be kept for all."""
+        if shard not in self._rows:
+            self._rows[shard] = _rows_of(self._footer(shard))
+        return self._rows[shard]
 
     def _footer(self, shard: int) -> pq.FileMetaData:
         if shard not in self._footers:
             with self._file(shard) as file:
-                self._footers[shard] = file.metadata
+                self._keep(shard, file.metadata)
+        return self._footers[shard]
+
+    def _keep(self, shard: int, footer: pq.FileMetaData) -> None:
+        self._footers[shard] = footer
         self._footers.move_to_end(shard)
         while len(self._footers) > KEPT_FOOTERS:
             self._footers.popitem(last=False)
-        return self._footers[shard]
 
     def read(self, place: Place, leaves: Sequence[str] | None) -> pa.Table:
         """Leaves of a row group, which are not kept. leaves: None for all but the pictures."""
-        with self._lock:
-            footer = self._footer(place.shard)
-        with self._file(place.shard, footer) as file:
+        with self._file(place.shard, self._footers.get(place.shard)) as file:
+            with self._lock:
+                self._keep(place.shard, file.metadata)
             return self._read_group(file, place.shard, place.group, leaves)
 
     def _read_group(self, file: pq.ParquetFile, shard: int, group: int, leaves: Sequence[str] | None) -> pa.Table:
@@ -228,6 +235,10 @@ class Reader:
 
         with self.dataset.opened(self.shards[shard]["name"]) as file:
             yield pq.ParquetFile(file, metadata=footer)
+
+
+def _rows_of(footer: pq.FileMetaData) -> list[int]:
+    return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
 def _size(table: pa.Table) -> int:

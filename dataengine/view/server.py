@@ -8,6 +8,7 @@ pictures by the number of a row. Nothing of a dataset is served as anything but 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ipaddress
 import socket
 import threading
@@ -48,9 +49,10 @@ HEADERS = {
 }
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-THREADS = 8  # requests that are answered at the same time
+THREADS = 4  # requests that are answered at the same time
 DECODERS = 2  # pictures that are read and made small at the same time
 MAX_PX = 4096
+M_ARENA_MAX = -8  # malloc.h
 PATIENCE_S = 0.5  # how long the background waits for requests between two row groups
 
 
@@ -391,6 +393,7 @@ def serve(
     """
     import uvicorn
 
+    _share_memory()
     datasets = [open_dataset(uri) for uri in uris]
     with _listening(host, port) as listener:
         place = Place(host=host, port=listener.getsockname()[1], names=tuple(names))
@@ -406,6 +409,12 @@ def serve(
         # uvicorn ends in order on Ctrl-C and then raises it again
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _share_memory() -> None:
+    """Let threads take memory from the same few places: otherwise each keeps what it once needed (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def _listening(host: str, port: int) -> socket.socket:

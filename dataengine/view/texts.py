@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BUDGET_BYTES = 128 << 20  # compressed, of all blocks
-CODEC = "lz4"
+CODEC = "zstd"
 THREADS = 2
 SEPARATOR = "\0"  # between a row's texts; no query holds one
 FIELDS = ("sample_id", "turns.text", "conditions.text")
@@ -70,6 +70,7 @@ class Texts:
         self.blocks: list[Block] = []
         self._again = again
         self._left = budget
+        self._pool = ThreadPoolExecutor(THREADS)  # kept: memory of threads that end is slow to come back
 
     def add(self, start: int, texts: pa.Array) -> None:
         """texts: of the rows from `start` on, as `joined` gives them."""
@@ -92,8 +93,11 @@ class Texts:
             )
         )
 
-    def holding(self, block: Block, text: str) -> np.ndarray:
-        """(rows,) bool: which rows of a block hold a text, given in lower case."""
+    def look(self, blocks: Sequence[Block], text: str) -> Iterator[np.ndarray]:
+        """For each block, which of its rows hold a text, given in lower case: (rows,) bool."""
+        return self._pool.map(lambda block: self._holding(block, text), blocks)
+
+    def _holding(self, block: Block, text: str) -> np.ndarray:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -127,15 +131,12 @@ class Search:
     def advance(self, seconds: float) -> None:
         """Search on, for about that long, and by a few blocks at least."""
         stop = time.monotonic() + seconds
-        with self._lock, ThreadPoolExecutor(THREADS) as pool:
+        with self._lock:
             while self._next < len(self._texts.blocks):
                 blocks = self._texts.blocks[self._next : self._next + 8 * THREADS]
-                for block, found in zip(blocks, pool.map(self._one, blocks), strict=True):
+                for block, found in zip(blocks, self._texts.look(blocks, self._text), strict=True):
                     self.hits[block.start : block.start + block.rows] = found
                     self.searched = block.start + block.rows
                 self._next += len(blocks)
                 if time.monotonic() >= stop:
                     break
-
-    def _one(self, block: Block) -> np.ndarray:
-        return self._texts.holding(block, self._text)
