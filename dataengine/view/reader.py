@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 OWN_PICTURE = "image.bytes"
 REFERENCES = "references.list.element.image.bytes"
 PICTURES = (OWN_PICTURE, REFERENCES)
-KEPT_BYTES = 24 << 20  # of row groups without their pictures
-KEPT_PICTURE_BYTES = 24 << 20
+KEPT_BYTES = 16 << 20  # of row groups without their pictures
+KEPT_PICTURE_BYTES = 16 << 20
 KEPT_FOOTERS = 16
 MAX_GROUP_BYTES = 1 << 30  # of the columns of a row group that are read together; a build writes about 16 MiB
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BUDGET_BYTES = 128 << 20  # compressed, of all blocks
-CODEC = "zstd"
+CODEC = "lz4"
 THREADS = 2
 SEPARATOR = "\0"  # between a row's texts; no query holds one
 FIELDS = ("sample_id", "turns.text", "conditions.text")
