@@ -18,6 +18,7 @@ let datasets = [];
 let page = {rows: [], offset: 0, total: 0, ready: 1};
 let running = new AbortController(); // of the questions whose answers are still wanted
 let current = null; // row number of the card
+let asking = 0; // timer of the next question while rows are still being looked through
 
 const search = el("input", {type: "search", placeholder: "Search texts and ids  ( / )", "aria-label": "search texts and ids",
   oninput: () => later(() => go({filters: {...state.filters, q: search.value || undefined}}, {keep: true}))});
@@ -93,26 +94,33 @@ async function load(where, draws = true) {
   page = await ask("/api/rows", asked, signal);
   if (draws) drawList();
   else delete parts.list.dataset.offset;
-  if (page.ready < 1) again(signal);
+  if (page.ready < 1) again(signal, where.around);
 }
 
-function again(signal) {
-  setTimeout(async () => {
+/** Ask for the list again after a while: the same page, or the one that holds the wanted row until that is found. */
+function again(signal, wanted) {
+  clearTimeout(asking);
+  asking = setTimeout(async () => {
     if (signal.aborted) return;
+    const where = isListed(wanted) ? {offset: page.offset} : {around: wanted};
     try {
       const [rows, all] = await Promise.all([
-        ask("/api/rows", {d: state.d, ...state.filters, limit: PAGE, offset: page.offset}, signal), ask("/api/datasets", {}, signal)]);
+        ask("/api/rows", {d: state.d, ...state.filters, limit: PAGE, ...where}, signal), ask("/api/datasets", {}, signal)]);
       datasets = all.datasets;
       const hadNone = !page.rows.length;
       page = rows;
       drawList();
       if (!parts.side.contains(document.activeElement)) drawFilters();
       if (hadNone && page.rows.length && current === null) await choose(page.rows[0], {replace: true});
-      if (page.ready < 1) again(signal);
+      if (page.ready < 1) again(signal, wanted);
     } catch (error) {
       trouble(error);
     }
   }, AGAIN_MS);
+}
+
+function isListed(number) {
+  return number === undefined || page.rows.some((row) => row.number === number);
 }
 
 /** Show one row of the list. */

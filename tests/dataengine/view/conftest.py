@@ -1,14 +1,11 @@
-"""A headless Chromium for the tests of pages (they skip where the machine has none), and datasets to look at."""
+"""Small datasets to look at."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import os
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,57 +32,6 @@ from dataengine.store.commits import canonical_json, version_of
 from dataengine.store.dataset import open_dataset
 from dataengine.store.shards import ShardWriter
 from dataengine.view.server import Place, make_app
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """One headless Chromium with an empty profile."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("needs Chromium (Debian's package chromium, or CHROMIUM=/its/path)")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@dataclass
-class Watched:
-    """A page, and what it did that it should not have done. requests: every URL that it asked for."""
-
-    page: object
-    problems: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def watch(browser):
-    """Opens pages: `watch(width=1280, height=900, scheme="light")`; errors and dialogs of a page fail the test."""
-    opened: list[Watched] = []
-
-    def make(width: int = 1280, height: int = 900, scheme: str = "light") -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        watched = Watched(context.new_page())
-        page = watched.page
-
-        def refuse(dialog) -> None:
-            watched.problems.append(f"dialog: {dialog.message}")
-            dialog.dismiss()
-
-        page.on("dialog", refuse)
-        page.on("pageerror", lambda error: watched.problems.append(f"error: {error}"))
-        page.on(
-            "console", lambda line: watched.problems.append(f"console: {line.text}") if line.type == "error" else None
-        )
-        page.on("request", lambda request: watched.requests.append(request.url))
-        opened.append(watched)
-        return watched
-
-    yield make
-    for watched in opened:
-        watched.page.context.close()
-        assert not watched.problems
 
 
 def made_sample(n: int, seed: int = 0) -> Sample:
@@ -257,3 +203,52 @@ def client():
             return opened
 
         yield make
+
+
+def square(x: int, y: int, side: int, annotation_id: str, *, height: int = 48, width: int = 64, **fields) -> Object:
+    """An object whose mask is a square."""
+    bitmap = np.zeros((height, width), dtype=bool)
+    bitmap[y : y + side, x : x + side] = True
+    rle = masks.encode(bitmap)
+    area, box = masks.measure(rle, height, width)
+    return Object(rle=rle, bbox=box, area=area, annotation_id=annotation_id, **{"category_id": 1, **fields})
+
+
+def phrases(*names: str) -> tuple[tuple[Turn, ...], list[tuple[int, int]]]:
+    """A question for some phrases, its answer, and where the phrases stand."""
+    text, places = "<image>\nSegment ", []
+    for name in names:
+        span = f"<p>{name}</p>"
+        places.append((len(text), len(text) + len(span)))
+        text += span + ", "
+    answer = Turn(role="assistant", text="Here: <SEG>.", supervised=True)
+    return (Turn(role="user", text=text, supervised=False), answer), places
+
+
+def toy_sample(number: int, jpeg: bytes, **fields) -> Sample:
+    """A sample of 48 x 64 px (height x width) that asks for `dog 🐕` and `cat`, each a square; `hat` is absent."""
+    turns, places = phrases("dog 🐕", "cat", "hat")
+    values = {
+        "sample_id": f"toy/train/toy/{number:06d}/refseg",
+        "task": "refseg",
+        "source": "toy",
+        "split": "train",
+        "image": Image(bytes=jpeg, path=f"{number}.jpg"),
+        "image_key": f"toy/{number:06d}",
+        "height": 48,
+        "width": 64,
+        "turns": turns,
+        "objects": (square(4, 4, 16, f"{number}-a"), square(30, 20, 20, f"{number}-b", category_id=2)),
+        "conditions": tuple(
+            Condition(kind="phrase", text=text, objects=things, seg=0, turn=0, start=start, end=end)
+            for text, things, (start, end) in zip(("dog 🐕", "cat", "hat"), ((0,), (1,), ()), places, strict=True)
+        ),
+        "provenance": Provenance(file="toy.json", record=str(number), builder="toy", version=1, seed=0),
+    }
+    return Sample(**{**values, **fields})
+
+
+@pytest.fixture
+def toy(make_jpeg):
+    """Makes samples: `toy(number, **fields)`, see `toy_sample`."""
+    return lambda number, **fields: toy_sample(number, make_jpeg(48, 64, seed=number), **fields)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +23,12 @@ def serve():
     """Serves datasets on a free port of this machine: `serve(*folders)` gives the address."""
     running = []
 
-    def start(*folders: str) -> str:
+    def start(*folders: Path) -> str:
         from dataengine.view.server import Place, make_app
 
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        app = make_app([open_dataset(folder) for folder in folders], Place(port=port))
+        app = make_app([open_dataset(str(folder)) for folder in folders], Place(port=port))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -51,13 +52,13 @@ def watch(serve, watch):
 
 
 @pytest.fixture
-def many(toy, store):
+def many(toy, write_dataset):
     """120 samples in three shards; every third is of another task, and has words of its own."""
     samples = [toy(n) for n in range(120)]
     for n in range(0, 120, 3):
         turn = replace(samples[n].turns[0], text=samples[n].turns[0].text + f"Number {n} is special.")
         samples[n] = replace(samples[n], task="reaseg", turns=(turn, samples[n].turns[1]))
-    return store("many", samples, rows_a_shard=40)
+    return write_dataset(samples, rows_a_shard=40)
 
 
 def shown(page) -> str:
@@ -155,10 +156,10 @@ def inked(page) -> int:
     )
 
 
-def test_order(watch, serve, toy, store):
+def test_order(watch, serve, toy, write_dataset):
     samples = [replace(toy(n), objects=toy(n).objects[: n + 1], conditions=()) for n in range(2)]
     page = watch().page
-    page.goto(serve(store("two", samples)))
+    page.goto(serve(write_dataset(samples)))
     found(page, 2)
     page.locator(".order select").select_option("objects")
     page.locator(".order button").click()
@@ -186,14 +187,14 @@ def alpha(page, x: int, y: int) -> int:
     )
 
 
-def test_two_rounds_side_by_side(watch, serve, toy, store):
+def test_two_rounds_side_by_side(watch, serve, toy, write_dataset):
     old = [toy(n) for n in range(6)]
     new = [toy(n) for n in range(1, 7)]
     moved = replace(old[0].objects[0], rle=old[0].objects[1].rle, area=400, bbox=(30, 20, 20, 20))
     model = Lineage(origin="model", labeler="x-sam", round=1, score=0.5)
     new[2] = replace(new[2], objects=(replace(moved, annotation_id="3-a", lineage=model), new[2].objects[1]))
     page = watch().page
-    page.goto(serve(store("old", old), store("new", new)) + "/?d=1")
+    page.goto(serve(write_dataset(old), write_dataset(new)) + "/?d=1")
     found(page, 6)
     page.locator('[data-filter="change"] .choice', has_text="changed").click()
     found(page, 1)
@@ -207,14 +208,14 @@ def test_two_rounds_side_by_side(watch, serve, toy, store):
     page.locator(".change", has_text="It is new").wait_for()
 
 
-def test_quarantine(watch, serve, toy, store):
+def test_quarantine(watch, serve, toy, write_dataset):
     payload = '{"id": 7, "segmentation": "<b>bold</b>"}'
     bad = [
         Bad(unit="annotations", file="a.json", record=str(n), group=str(n), reason=why, message="odd", payload=payload)
         for n, why in enumerate(["mask_empty", "mask_empty", "polygon_odd"])
     ]
     page = watch().page
-    page.goto(serve(store("odd", [toy(0)], tuple(bad))) + "/?tab=quarantine")
+    page.goto(serve(write_dataset([toy(0)], bad=bad)) + "/?tab=quarantine")
     page.locator("h2", has_text="3 records could not be built").wait_for()
     assert page.locator(".command code").inner_text().startswith("dataengine replay ")
     page.locator(".reasons button", has_text="polygon_odd").click()
@@ -241,7 +242,7 @@ def test_a_narrow_screen_has_all_of_it(watch, serve, many, scheme):
 EVIL = "\"><img src=x onerror=alert(1)><script>alert(2)</script>'/../..\\ \u202egnp.exe\0"
 
 
-def test_hostile_data_stays_text(watch, serve, toy, store, tmp_path):
+def test_hostile_data_stays_text(watch, serve, toy, write_dataset, tmp_path):
     """Scripts in every text, pictures that are none, paths that lead outside: no dialog, no request elsewhere."""
     (tmp_path / "secret.txt").write_text("the secret")
     sample = toy(0)
@@ -264,7 +265,7 @@ def test_hostile_data_stays_text(watch, serve, toy, store, tmp_path):
     page = watched.page
     answers = []
     page.on("response", lambda response: answers.append((response.url, response.headers.get("content-type", ""))))
-    address = serve(store("hostile", [hostile, *others], (bad,)))
+    address = serve(write_dataset([hostile, *others], bad=[bad]))
     page.goto(address)
     page.locator(".card").wait_for()
     assert page.locator(".card .id").inner_text() == f"toy/train/{evil}"
