@@ -344,7 +344,8 @@ class Catalog:
         entry = self.reader.shards[shard]
         names = self._category_names(f"{entry['source']}/{entry['split']}")
         ids, places = np.unique(objects.numbers("category_id", null=-1).astype(np.int64), return_inverse=True)
-        table = np.array([self._names["category"].code(names.get(n, f"category {n}")) for n in ids.tolist()])
+        known = [names.get(n, f"category {n}" if n >= 0 else "no category") for n in ids.tolist()]
+        table = np.array([self._names["category"].code(name) for name in known])
         codes = table.astype(np.int64)[places] if len(ids) else np.zeros(0, dtype=np.int64)
         pairs = np.unique(objects.row * (MAX_NAMES + 1) + codes)
         small = np.uint16 if objects.num_rows <= ROWS_A_PIECE else np.uint32

@@ -29,7 +29,7 @@ WAIT_S = 0.7  # for a search; then it is answered with what was searched
 KEPT_ANSWERS = 4
 LINE = 120  # code points of a conversation's start
 _FIELDS = ("sample_id", "task", "variant", "turns.role", "turns.text", "objects.area", "conditions.start")
-_MARKERS = re.compile(r"</?(?:p|image|region|SEG)>")
+_MARKERS = re.compile(r"</?(?:p|image|SEG)>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ class Listing:
 def _start(turns: Iterable[dict[str, Any]]) -> str:
     """The start of what the user says first."""
     text = next((turn["text"] or "" for turn in turns if turn["role"] == "user"), "")
-    return " ".join(_MARKERS.sub("", text[: 8 * LINE]).split())[:LINE]
+    return " ".join(_MARKERS.sub("", text[: 8 * LINE]).replace("<region>", "▢").split())[:LINE]
 
 
 def _place(numbers: Sequence[int] | np.ndarray, number: int) -> int | None:

@@ -48,7 +48,7 @@ export class Stage {
     this.node = el("div", {class: `stage ${isTiny ? "tiny" : ""}`, role: "img", "aria-label": view.name, "--shape": shape},
       view.url
         ? el("img", {src: view.url, alt: "", loading: "lazy", decoding: "async", draggable: "false",
-          onerror: (event) => event.target.replaceWith(missing("the picture cannot be shown"))})
+          onerror: async (event) => event.target.replaceWith(missing(await reason(view.url)))})
         : missing(view.error ?? "no picture"),
       this.canvas, this.marks);
     this.node.addEventListener("pointermove", (event) => event.pointerType !== "touch" && this.#hover(this.#at(event)));
@@ -316,6 +316,17 @@ export class Stage {
 
   #hover(found) {
     if (found !== this.hovered) this.on.hover?.((this.hovered = found));
+  }
+}
+
+/** Why a picture cannot be shown, in the server's words where there is one. */
+async function reason(url) {
+  const unknown = "the picture cannot be shown";
+  if (!url.startsWith("/")) return unknown;
+  try {
+    return (await (await fetch(url)).json()).error ?? unknown;
+  } catch {
+    return unknown;
   }
 }
 

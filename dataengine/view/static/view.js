@@ -40,6 +40,7 @@ async function start() {
 }
 
 const dataset = () => datasets[state.d];
+const edition = () => `v=${dataset().version.slice(0, 16)}`; // pictures with it are kept by the browser
 const isPair = () => datasets.length === 2;
 
 /** Change the state, write it into the address, and show it. */
@@ -187,7 +188,7 @@ function drawList() {
   const items = page.rows.map((row) => el("li", {}, el("button", {
     type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble),
   },
-  el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&v=${dataset().version.slice(0, 12)}`, alt: "", loading: "lazy", fetchpriority: "low", width: "64", height: "64",
+  el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "", loading: "lazy", fetchpriority: "low", width: "64", height: "64",
     onerror: (event) => event.target.classList.add("none")}),
   el("span", {class: "what"}, el("span", {class: "text"}, row.error ?? (row.text || row.id)), el("span", {class: "faint"},
     [row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
@@ -232,7 +233,7 @@ async function drawCard(data) {
   parts.main.replaceChildren(moves, node);
   document.title = `${cut(data.row.sample_id, 80)[0]} · dataengine`;
   const next = page.rows[page.rows.findIndex((row) => row.number === data.number) + 1];
-  if (next && data.picture) new Image().src = `/api/picture?d=${state.d}&n=${next.number}&v=${dataset().version.slice(0, 12)}`;
+  if (next && data.picture) new Image().src = `/api/picture?d=${state.d}&n=${next.number}&${edition()}`;
 }
 
 /** Where the card's sample stands in the list. */
@@ -248,9 +249,12 @@ function drawNothing() {
   parts.main.replaceChildren(el("p", {class: "faint empty"}, text));
 }
 
+/** Say what went wrong; without an error, what is known to be damaged. */
 function trouble(error) {
   if (error?.name === "AbortError") return;
-  parts.trouble.textContent = error ? cut(error.message, 500)[0] : "";
+  const damaged = dataset()?.damaged ?? [];
+  const known = damaged.length ? `${count(damaged.length)} shard${damaged.length === 1 ? "" : "s"} cannot be read: ${damaged[0].shard}: ${damaged[0].error}` : "";
+  parts.trouble.textContent = cut(error ? error.message : known, 500)[0];
 }
 
 function help() {
