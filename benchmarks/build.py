@@ -17,11 +17,18 @@ import psutil
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One build. seconds: of the whole command; build_s: from plan to manifest; worker_mb: largest RSS of a worker."""
+    """One build.
+
+    seconds: of the whole command; build_s: from plan to manifest; report_s, report_mb: of the report at its end.
+    worker_mb: largest RSS of a worker.
+    """
 
     seconds: float
     build_s: float
+    report_s: float
+    report_mb: float
     images: int
+    samples: int
     objects: int
     worker_mb: float
 
@@ -55,8 +62,11 @@ def run(tree: Path, recipe: str, workers: int, engine: str, limit: int | None = 
         status = json.loads((out / "status.json").read_text())
         return Run(
             seconds=seconds,
-            build_s=status["updated"] - status["started"],
+            build_s=status["seconds"]["building"],
+            report_s=status["seconds"]["report"],
+            report_mb=(out / "report.html").stat().st_size / 1e6,
             images=status["images_total"],
+            samples=status["samples"],
             objects=manifest["counts"]["objects"],
             worker_mb=peak / 2**20,
         )
@@ -115,6 +125,11 @@ def rows(tree: Path | None, images: int) -> list[tuple[str, str, str]]:
         (f"{what}, 2 workers, the whole command", f"{two.seconds:.0f} s", "180 s for 20,000 images"),
         (f"{what}, 1 worker", f"{one.seconds:.0f} s", ""),
         ("two workers against one, build step", f"{one.build_s / two.build_s:.2f}×", "1.8×"),
+        (
+            f"report of {two.samples:,} samples, 64 of them shown",
+            f"{two.report_s:.1f} s, {two.report_mb:.1f} MB",
+            "15 s, 8 MB",
+        ),
         ("memory of a worker", f"{two.worker_mb:.0f} MB", "700 MB"),
         ("memory of a worker, a tenth of the tree", f"{tenth.worker_mb:.0f} MB", "the same"),
         *vgd_rows(tree),
