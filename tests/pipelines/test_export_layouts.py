@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import pickle
 import re
@@ -101,16 +102,19 @@ def exported(folder: Path, target: str, *samples: Sample, pictures: str = "copy"
     """An export of a dataset of these samples, and its report."""
     place = Folder(str(folder / "dataset"))
     (folder / "dataset" / "shards").mkdir(parents=True)
-    path = folder / "dataset" / "shards" / "all.parquet"
-    writer = ShardWriter(path)
-    for one in samples:
-        writer.write(one)
-    writer.close()
+    shards = []
+    for split, some in itertools.groupby(samples, key=lambda sample: sample.split):
+        name = f"shards/{len(shards)}.parquet"
+        writer = ShardWriter(folder / "dataset" / name)
+        for one in some:
+            writer.write(one)
+        writer.close()
+        shards.append({"name": name, "rows": writer.rows, "source": "all", "split": split})
     table = [{"id": c.id, "name": c.name, "text": c.text, "is_thing": c.is_thing} for c in CATEGORIES]
     sources = {f"{s.source}/{s.split}": {"task": s.task, "builder": "b", "categories": table} for s in samples}
     facts = {"sources": sources, "recipe": {"name": "made by hand"}, "seed": 0}
     manifest = commits.write_manifest(place, facts, [])
-    manifest["shards"] = [{"name": "shards/all.parquet", "rows": len(samples), "source": "all", "split": "train"}]
+    manifest["shards"] = shards
     manifest["counts"]["records"] = Account().as_dict()
     manifest["version"] = commits.version_of(manifest)
     place.replace(commits.MANIFEST, commits.canonical_json(manifest))
