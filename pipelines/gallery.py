@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from dataengine.images import ImageError
 from dataengine.keyed import keyed
 from dataengine.sample import Image, Sample
 from dataengine.store import columns
+from dataengine.store.commits import DatasetError
 from dataengine.store.dataset import Dataset, Row
-from dataengine.store.files import Folder, public
 from dataengine.view import pictures, rows
 from dataengine.view.bundle import json_text
 from dataengine.view.pictures import Picture
@@ -122,38 +122,42 @@ def _read(
     dataset: Dataset, numbers: Sequence[int], level: int
 ) -> Iterator[tuple[dict[str, Any], list[Picture | None]]]:
     """Card data without pictures, and the pictures, made small by a few threads."""
-    named = replace(dataset, folder=Folder(public(dataset.folder.uri)))  # as commands give it
     with ThreadPoolExecutor(THREADS) as pool:
         pending: deque[tuple[Row, Future[list[Picture | str | None]]]] = deque()
         for row in dataset.rows(numbers):
-            pending.append((row, pool.submit(_pictures, row.sample, level)))
+            pending.append((row, pool.submit(_pictures, dataset.folder.uri, row.sample, level)))
             if len(pending) >= PENDING:
-                yield _card(named, *pending.popleft())
+                yield _card(dataset, *pending.popleft())
         while pending:
-            yield _card(named, *pending.popleft())
+            yield _card(dataset, *pending.popleft())
 
 
 def _card(
     dataset: Dataset, row: Row, future: Future[list[Picture | str | None]]
 ) -> tuple[dict[str, Any], list[Picture | None]]:
-    found = future.result()
-    shown = [Shown(error=one) if isinstance(one, str) else Shown() for one in found]
-    data = rows.card_data(dataset, row.sample, row.number, row.shard, shown[0], shown[1:])
+    try:
+        found = future.result()
+        shown = [Shown(error=one) if isinstance(one, str) else Shown() for one in found]
+        data = rows.card_data(dataset, row.sample, row.number, row.shard, shown[0], shown[1:])
+    except TypeError as error:  # a null where the format has none
+        raise DatasetError(f"{dataset.folder.uri}: row {row.number} in {row.shard} is damaged: {error}") from None
     return data, [one if isinstance(one, Picture) else None for one in found]
 
 
-def _pictures(sample: Sample, level: int) -> list[Picture | str | None]:
+def _pictures(uri: str, sample: Sample, level: int) -> list[Picture | str | None]:
     """The sample's own picture and those of its references, or why there is none."""
-    found = [_picture(sample.image, sample.height, sample.width, level)]
-    return found + [_picture(r.image, r.height, r.width, level, REFERENCE_SHARE) for r in sample.references]
+    found = [_picture(uri, sample.image, sample.height, sample.width, level)]
+    return found + [_picture(uri, r.image, r.height, r.width, level, REFERENCE_SHARE) for r in sample.references]
 
 
-def _picture(image: Image | None, height: int, width: int, level: int, share: float = 1) -> Picture | str | None:
+def _picture(
+    uri: str, image: Image | None, height: int, width: int, level: int, share: float = 1
+) -> Picture | str | None:
     if image is None:
         return None
     longest, quality = LEVELS[level]
     try:
-        return pictures.small(pictures.load(image, height, width), int(longest * share), quality)
+        return pictures.small(pictures.load(image, height, width, uri), int(longest * share), quality)
     except (ImageError, OSError) as error:
         return str(error)[:MOST_ERROR]
 
@@ -195,7 +199,7 @@ def _cut_row(card: _Card, size: int, cap: int) -> None:
     if row is not None:
         size = _cut_masks(card, _cut_prompts(card, size, cap), cap)
     if row is not None and size > cap:
-        for thing in (thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"]) > MOST_TEXT):
+        for thing in (thing for thing in (*row["turns"], *row["conditions"]) if len(thing["text"] or "") > MOST_TEXT):
             thing["text"] = thing["text"][:MOST_TEXT]
             card.cut["text ends"] += 1
         row["caption"] = row["caption"] and row["caption"][:MOST_TEXT]
@@ -228,10 +232,11 @@ def _cut_masks(card: _Card, size: int, cap: int) -> int:
         empty = masks.rle_from_counts([row["height"] * row["width"]], row["height"], row["width"]).decode("ascii")
     except masks.MaskError:  # no canvas, or none that is possible
         empty = ""
-    for thing in sorted(row["objects"], key=lambda thing: len(thing["rle"]), reverse=True):
-        if size <= cap or len(thing["rle"]) <= len(empty):
+    for thing in sorted(row["objects"], key=lambda thing: len(thing["rle"] or ""), reverse=True):
+        left_out = len(thing["rle"] or "") - len(empty)
+        if size <= cap or left_out <= 0:
             break
-        size -= len(thing["rle"]) - len(empty)
+        size -= left_out
         thing["rle"] = empty
         card.cut["masks"] += 1
     return size

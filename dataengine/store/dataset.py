@@ -13,7 +13,7 @@ from dataengine.records import Account
 from dataengine.sample import Image, Sample, from_row
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit, DatasetError
-from dataengine.store.files import Folder, StoreError
+from dataengine.store.files import Folder, StoreError, public
 from dataengine.store.shards import LogicalHash, read_shard, read_tables
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class Dataset:
             with self.opened(entry["name"]) as file:
                 shard = pq.ParquetFile(file)
                 for group in range(shard.num_row_groups):
-                    yield shard.read_row_group(group, columns=list(columns), use_threads=False)
+                    table = shard.read_row_group(group, columns=list(columns), use_threads=False)
+                    table.validate(full=True)  # texts that are no UTF-8 are told here, not by whoever reads them
+                    yield table
 
     def find(self, sample_id: str) -> Sample:
         """One sample; only the ids and its row group are read.
@@ -194,7 +196,7 @@ class Dataset:
         try:
             with self.folder.open(name) as file:
                 yield file
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DatasetError(f"{self.folder.uri}: {name} is damaged: {error}") from None
         except OSError as error:
             if error.errno is not None:
@@ -383,6 +385,8 @@ def picture_of(image: Image, max_bytes: int | None = None) -> bytes:
     """
     if image.bytes is not None:
         return image.bytes
+    import pyarrow as pa
+
     scheme, mark, _ = (image.path or "").partition("://")
     if mark and scheme not in PICTURE_SCHEMES:
         raise StoreError(f"{image.path}: pictures are read from disks and object stores only")
@@ -398,6 +402,8 @@ def picture_of(image: Image, max_bytes: int | None = None) -> bytes:
         raise StoreError(f"{image.path}: the file has more than {max_bytes:,} bytes")
     except ValueError:  # a NUL, or text that is no Unicode
         raise StoreError(f"{image.path!r} is no path") from None
+    except pa.ArrowException as error:  # a store that fails in its own way
+        raise StoreError(f"{public(image.path or '')}: {error}") from None
 
 
 def _count(sample: Sample, counts: dict[str, int]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 
 from dataengine import images
 from dataengine.images import ImageError
 from dataengine.sample import Image
 from dataengine.store.dataset import picture_of
-from dataengine.view.rows import Shown
+from dataengine.store.files import public
 
 MAX_BYTES = 256 << 20  # of an image file
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 QUALITY = 78  # of small pictures, as WebP counts it
+_AZURE = re.compile(r"[a-z0-9-]+(\.(blob|dfs)\.core\.windows\.net)?")  # a container, or an account at its own place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +27,16 @@ class Picture:
     media_type: str
 
 
-def load(image: Image, height: int, width: int) -> Picture:
+def load(image: Image, height: int, width: int, dataset: str = "") -> Picture:
     """The file of a picture; a by-reference one is read from its place.
 
     Args:
-        height, width: px, as the row says.
+        height, width: px, as the row says. dataset: URI of the picture's dataset; see `check_place`.
     Raises:
-        ImageError: it is no picture of that size. OSError: it cannot be read.
+        ImageError: it is no picture of that size, or its URI names a server. OSError: it cannot be read.
     """
+    if image.bytes is None:
+        check_place(image.path or "", dataset)
     data = picture_of(image, MAX_BYTES)
     return Picture(data=data, media_type=MEDIA_TYPES[images.check(data, height, width).format])
 
@@ -62,16 +66,22 @@ def small(picture: Picture, longest_px: int, quality: int = QUALITY) -> Picture:
     return Picture(data=file.getvalue(), media_type="image/webp")
 
 
+def check_place(path: str, dataset: str) -> None:
+    """Refuse a picture whose URI names a server other than its dataset's: no row makes its readers call an address.
+
+    Raises:
+        ImageError: `image_elsewhere`.
+    """
+    scheme, mark, place = path.partition("://")
+    if not mark or scheme == "file":
+        return
+    own = dataset.partition("://")[2]
+    host, asked = place.partition("/")[0], place.partition("?")[2]
+    is_server = scheme == "hdfs" or (scheme == "abfs" and not _AZURE.fullmatch(host.rpartition("@")[2]))
+    if (asked and asked != own.partition("?")[2]) or (is_server and host != own.partition("/")[0]):
+        raise ImageError("image_elsewhere", f"{public(path)}: names a server; only the dataset's own is asked")
+
+
 def data_url(picture: Picture) -> str:
     """A picture as an address that holds it."""
     return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}"
-
-
-def inline(image: Image | None, height: int, width: int, longest_px: int) -> Shown:
-    """A small picture as a `data:` URL, or why there is none."""
-    if image is None:
-        return Shown()
-    try:
-        return Shown(url=data_url(small(load(image, height, width), longest_px)))
-    except (ImageError, OSError) as error:
-        return Shown(error=str(error))

@@ -227,7 +227,9 @@ class Reader:
         names = [name for name in sizes if name not in PICTURES] if leaves is None else list(leaves)
         if sum(sizes.get(name, 0) for name in names) > MAX_GROUP_BYTES:
             raise DatasetError(f"{self.shards[shard]['name']}: row group {group} is larger than memory should hold")
-        return file.read_row_group(group, columns=names, use_threads=False)
+        table = file.read_row_group(group, columns=names, use_threads=False)
+        table.validate(full=True)  # texts may be no UTF-8
+        return table
 
     @contextmanager
     def _file(self, shard: int, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -408,6 +410,31 @@ def test_pictures_that_are_gone_are_told(tmp_path, make_jpeg):
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_does_not_make_it_call_a_server(tmp_path):
+    path = "s3://bucket/a.jpg?endpoint_override=127.0.0.1:9&scheme=http"
+    uri = write(tmp_path / "d", [[sample("a", image=Image(path=path, bytes=None), height=48, width=64)]])
+    (card,) = data_of(report.make(uri).html)["samples"]
+    assert card["picture"] is None
+    assert "names a server" in card["picture_error"]
+
+
+def test_rows_that_the_format_forbids_are_told(tmp_path):
+    uri = write(tmp_path / "d", [[sample("a"), sample("b")]])
+    (shard,) = (tmp_path / "d" / "shards").iterdir()
+    table = pq.ParquetFile(shard).read()
+
+    def told(name: str, values: pa.Array) -> str:
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, values), shard)
+        with pytest.raises(commits.DatasetError) as caught:
+            report.make(uri)
+        return str(caught.value)
+
+    lists = table.schema.field("references").type
+    assert f"row 0 in shards/{shard.name} is damaged" in told("references", pa.nulls(2, lists))
+    text = pa.StringArray.from_buffers(2, *pa.array([b"\xff\xfe"] * 2, pa.binary()).buffers()[1:])
+    assert f"{shard.name} is damaged" in told("task", text)
 
 
 def opened(watched, uri: str, tmp_path):

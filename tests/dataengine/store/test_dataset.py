@@ -15,8 +15,8 @@ from dataengine.records import Account, Bad
 from dataengine.sample import Image, Provenance, Sample, Turn
 from dataengine.store import commits, quarantine
 from dataengine.store.commits import Commit
-from dataengine.store.dataset import open_dataset, validate
-from dataengine.store.files import Folder
+from dataengine.store.dataset import open_dataset, picture_of, validate
+from dataengine.store.files import Folder, StoreError
 from dataengine.store.shards import ShardWriter
 
 PNG = io.BytesIO()
@@ -145,3 +145,12 @@ def test_rows_by_number_know_where_they_stand(tmp_path):
     shards = [shard["name"] for shard in open_dataset(out.uri).manifest["shards"]]
     assert [row.shard for row in found] == [shards[0], shards[1], shards[1]]
     assert list(open_dataset(out.uri).rows([])) == []
+
+
+def test_a_store_that_fails_in_its_own_way_is_an_os_error(monkeypatch):
+    def fail(*_: object) -> int:
+        raise pa.ArrowException("no credentials")
+
+    monkeypatch.setattr(Folder, "size", fail)
+    with pytest.raises(StoreError, match=r"abfs://pictures/a\.jpg: no credentials"):
+        picture_of(Image(path="abfs://pictures/a.jpg", bytes=None), 1000)

@@ -129,14 +129,43 @@ def test_damaged_pixels_are_told(make_jpeg):
     ],
 )
 def test_pictures_elsewhere_are_told(path, error):
-    found = pictures.inline(Image(path=path, bytes=None), 20, 40, 64)
-    assert found.url is None
-    assert error in found.error
+    with pytest.raises(OSError, match=error):
+        pictures.load(Image(path=path, bytes=None), 20, 40)
+
+
+@pytest.mark.parametrize(
+    ("path", "dataset", "is_read"),
+    [
+        ("/pictures/a.jpg?b=c", "/data", True),
+        ("file:///pictures/a.jpg", "s3://bucket/data", True),
+        ("s3://bucket/a.jpg", "/data", True),
+        ("s3://bucket/a.jpg?endpoint_override=evil.example", "/data", False),
+        ("s3://bucket/a.jpg?endpoint_override=evil.example", "s3://bucket/data?endpoint_override=own.example", False),
+        ("s3://other/a.jpg?endpoint_override=own.example", "s3://bucket/data?endpoint_override=own.example", True),
+        ("hdfs://evil.example:9000/a.jpg", "/data", False),
+        ("hdfs://evil.example:9000/a.jpg", "hdfs://own.example:9000/data", False),
+        ("hdfs://own.example:9000/a.jpg", "hdfs://own.example:9000/data", True),
+        ("abfs://container/a.jpg", "/data", True),
+        ("abfs://container@account.dfs.core.windows.net/a.jpg", "/data", True),
+        ("abfs://account:key@evil.example/container/a.jpg", "/data", False),
+        ("abfs://account:key@127.0.0.1:10000/container/a.jpg", "/data", False),
+        ("abfs://account.blob.core.windows.net.evil.example/container/a.jpg", "/data", False),
+    ],
+)
+def test_a_row_cannot_name_a_server(path, dataset, is_read):
+    if is_read:
+        pictures.check_place(path, dataset)
+        return
+    with pytest.raises(ImageError, match="names a server") as caught:
+        pictures.load(Image(path=path, bytes=None), 20, 40, dataset)
+    assert caught.value.reason == "image_elsewhere"
+    assert "key" not in str(caught.value)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(Pillow.new("RGB", (40, 20))))
     image = Image(path=str(tmp_path / "x.png"), bytes=None)
-    assert pictures.inline(image, 20, 40, 64).url.startswith("data:image/webp;base64,")
+    assert pictures.data_url(pictures.load(image, 20, 40)).startswith("data:image/png;base64,")
     monkeypatch.setattr(pictures, "MAX_BYTES", 10)
-    assert "more than 10 bytes" in pictures.inline(image, 20, 40, 64).error
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        pictures.load(image, 20, 40)

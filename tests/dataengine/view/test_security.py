@@ -220,6 +220,7 @@ def test_files_that_are_no_pictures_of_the_row_are_not_shown(shown, tmp_path, na
         "data:image/svg+xml,<svg/>",
         "s3://bucket/a.jpg?endpoint_override=169.254.169.254&scheme=http",
         "hdfs://evil.example:9000/a.jpg",
+        "abfs://account:key@127.0.0.1:10000/container/a.jpg",
         "github://a:b@c/d",
         "a\0b.jpg",
         "",
