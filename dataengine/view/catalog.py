@@ -147,7 +147,7 @@ class Catalog:
         import pyarrow as pa
 
         for index in range(len(self.reader.shards)):
-            start = self.reader.starts[index]
+            start, counts = self.reader.starts[index], dict(self._counts)
             try:
                 for table in self.reader.groups(index, leaves(*FIELDS)):
                     if pause():
@@ -157,6 +157,7 @@ class Catalog:
             except Exception as error:  # whatever a file holds that is no shard
                 self.damaged[index] = str(error) or type(error).__name__
                 self._known[self.reader.starts[index] : self.reader.starts[index + 1]] = False
+                self._counts = counts  # without what was read before the damage
             self.rows = self.reader.starts[index + 1]
             pa.default_memory_pool().release_unused()
 
@@ -188,8 +189,8 @@ class Catalog:
         answered = known
         if filters.text:
             search = self._searching(filters.text)
-            search.advance(seconds)
-            answered = min(known, search.searched)
+            if not search.advance(seconds):
+                answered = min(known, search.searched)
             mask &= search.hits[:known]
         return mask, answered / self.reader.num_rows if self.reader.num_rows else 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
@@ -9,21 +10,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dataengine.store.columns import leaves
 from dataengine.store.commits import DatasetError
 from dataengine.store.dataset import Dataset
+from dataengine.store.files import public
 from dataengine.view import compare
 from dataengine.view.catalog import Catalog, Filters
 from dataengine.view.compare import Comparison
 from dataengine.view.quarantine import Quarantine
 from dataengine.view.reader import Reader
-
-if TYPE_CHECKING:
-    pass
 
 WAIT_S = 0.7  # for a search; then it is answered with what was searched
 KEPT_ANSWERS = 4
@@ -59,7 +58,7 @@ class Listing:
         quarantined = manifest["counts"]["records"]["quarantined"]
         return {
             "name": manifest["recipe"]["name"],
-            "uri": self.dataset.folder.uri,
+            "uri": public(self.dataset.folder.uri),
             "version": manifest["version"],
             "samples": self.reader.num_rows,
             "quarantined": sum(sum(reasons.values()) for reasons in quarantined.values()),
@@ -120,20 +119,28 @@ class Listing:
         Raises:
             DatasetError: there is none.
         """
+        start = self.catalog.rows  # asked for first: rows that are catalogued meanwhile are read, not missed
         for number in self.catalog.candidates(sample_id):
             if self.reader.values(number, ("sample_id",))["sample_id"] == sample_id:
                 return number
-        start = self.catalog.rows
         for index, shard in enumerate(self.reader.shards):  # what is not catalogued yet
-            first = self.reader.starts[index]
-            if first < start or not sample_id.startswith(f"{shard['source']}/{shard['split']}/"):
+            if self.reader.starts[index] < start or not sample_id.startswith(f"{shard['source']}/{shard['split']}/"):
                 continue
-            for table in self.reader.groups(index, ("sample_id",)):
-                ids = table.column("sample_id").to_pylist()
-                if sample_id in ids:
-                    return first + ids.index(sample_id)
-                first += len(ids)
+            with contextlib.suppress(DatasetError, OSError):  # the next one may hold it; catalogued, it is told
+                place = self._place_of(sample_id, index)
+                if place is not None:
+                    return place
         raise DatasetError(f"no sample {sample_id!r}")
+
+    def _place_of(self, sample_id: str, shard: int) -> int | None:
+        """Number of the row of a shard that has an id, read from the shard."""
+        first = self.reader.starts[shard]
+        for table in self.reader.groups(shard, ("sample_id",)):
+            ids = table.column("sample_id").to_pylist()
+            if sample_id in ids:
+                return first + ids.index(sample_id)
+            first += len(ids)
+        return None
 
     def _compared(self) -> float:
         return 0.0 if self.comparison is None else self.comparison.ready

@@ -128,8 +128,11 @@ class Search:
         self._next = 0
         self._lock = threading.Lock()
 
-    def advance(self, seconds: float) -> None:
-        """Search on, for about that long, and by a few blocks at least."""
+    def advance(self, seconds: float) -> bool:
+        """Search on, for about that long, and by a few blocks at least; whether there are no more of them now.
+
+        Rows of damaged shards are in no block, so `searched` alone may stay below the number of rows.
+        """
         stop = time.monotonic() + seconds
         with self._lock:
             while self._next < len(self._texts.blocks):
@@ -140,3 +143,4 @@ class Search:
                 self._next += len(blocks)
                 if time.monotonic() >= stop:
                     break
+            return self._next >= len(self._texts.blocks)

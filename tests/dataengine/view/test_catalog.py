@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dataengine.sample import Turn
@@ -13,6 +14,7 @@ from dataengine.store.dataset import open_dataset
 from dataengine.view import catalog as cataloguing
 from dataengine.view import texts
 from dataengine.view.catalog import Catalog, Filters
+from dataengine.view.listing import Listing
 from dataengine.view.reader import Reader
 
 NUM = 120
@@ -212,6 +214,49 @@ def test_a_damaged_shard_is_named_and_the_others_are_catalogued(made_dataset, tm
     assert list(catalog.damaged) == [1]
     assert damaged.name in catalog.damaged[1]
     assert passing(catalog, facets=(("split", ("train",)),)) == [*range(10), *range(20, NUM)]
+
+
+def test_a_shard_that_is_damaged_halfway_counts_nowhere(made_dataset, samples, tmp_path):
+    out = shutil.copytree(made_dataset, tmp_path / "damaged")
+    dataset = open_dataset(str(out))
+    entry = dataset.manifest["shards"][-1]  # the last one: rows that follow do not tell that it was passed
+    damage_group(out / entry["name"], 1)
+    catalog = filled(out)
+    assert list(catalog.damaged) == [len(dataset.manifest["shards"]) - 1]
+    left = samples[: -entry["rows"]]
+    for name in ("task", "category", "kind", "license"):
+        assert dict(catalog.facets()[name]) == Counter(value for sample in left for value in VALUES[name](sample))
+    expected = [n for n, sample in enumerate(left) if "dog" in sample.turns[0].text]
+    assert passing(catalog, text="dog") == expected != []
+
+
+def damage_group(shard, group: int) -> None:
+    """Write over the ids of a row group."""
+    about = pq.ParquetFile(shard).metadata.row_group(group)
+    column = next(c for c in map(about.column, range(about.num_columns)) if c.path_in_schema == "sample_id")
+    start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(shard.read_bytes())
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    shard.write_bytes(data)
+
+
+def test_an_id_is_found_while_rows_are_catalogued(made_dataset, samples, monkeypatch):
+    listing, candidates = Listing(open_dataset(str(made_dataset))), Catalog.candidates
+
+    def meanwhile(catalog, sample_id):
+        found = candidates(catalog, sample_id)
+        catalog.fill(lambda: False)
+        return found
+
+    monkeypatch.setattr(Catalog, "candidates", meanwhile)
+    assert listing.number_of(samples[45].sample_id) == 45
+
+
+def test_an_id_is_found_behind_a_damaged_shard_that_is_not_catalogued_yet(made_dataset, samples, tmp_path):
+    out = shutil.copytree(made_dataset, tmp_path / "damaged")
+    listing = Listing(open_dataset(str(out)))
+    (out / listing.dataset.manifest["shards"][0]["name"]).write_bytes(b"no shard")
+    assert listing.number_of(samples[15].sample_id) == 15
 
 
 def test_ids_are_found_by_their_hash(catalog, samples):
