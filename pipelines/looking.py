@@ -30,11 +30,12 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page of what a dataset holds: charts, account of records, samples."""
+    from dataengine.store.files import Folder, public
     from pipelines import report as reports
 
     with errors():
         written = reports.write(directory, out, samples, seed, tokenizer)
-        place = out or f"{directory.rstrip('/')}/{reports.FILE}"
+        place = public(out or (Folder(directory) / reports.FILE).uri)
         typer.echo(f"{place}: {written.samples} samples, {len(written.html) / 1e6:.1f} MB")
 
 

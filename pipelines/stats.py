@@ -231,7 +231,7 @@ def pictures_stored(dataset: Dataset) -> dict[str, int]:
 
     embedded = there = total = 0
     for entry in dataset.manifest["shards"]:
-        with dataset.folder.open(entry["name"]) as file:
+        with dataset.opened(entry["name"]) as file:
             shard = pq.ParquetFile(file)
             for group in range(shard.num_row_groups):
                 total += shard.metadata.row_group(group).num_rows

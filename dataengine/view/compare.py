@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from dataengine.sample import Object, Sample
 from dataengine.store.columns import leaves
 from dataengine.view.catalog import hash_of
 from dataengine.view.reader import Reader
-
-if TYPE_CHECKING:
-    pass
 
 UNKNOWN, SAME, CHANGED, ADDED, REMOVED = range(5)
 CODES = {"same": SAME, "changed": CHANGED, "added": ADDED, "removed": REMOVED}
@@ -75,7 +72,7 @@ class Comparison:
 
     def counts(self) -> dict[str, int]:
         """Samples of either dataset by what became of them."""
-        left, right = (Counter(side.change.tolist()) for side in self.sides)
+        left, right = (np.bincount(side.change, minlength=len(CODES) + 1).tolist() for side in self.sides)
         return {"same": left[SAME], "changed": left[CHANGED], "added": right[ADDED], "removed": left[REMOVED]}
 
     def fill(self, pause: Callable[[], bool]) -> None:

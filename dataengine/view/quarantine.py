@@ -14,6 +14,7 @@ import numpy as np
 
 from dataengine.store.columns import rows
 from dataengine.store.dataset import Dataset
+from dataengine.store.files import public
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -60,7 +61,7 @@ class Quarantine:
                 "total": len(chosen),
                 "reasons": _counts(index.reason[by_source], index.reasons),
                 "sources": _counts(index.source[by_reason], index.sources),
-                "replay": f"dataengine replay {shlex.quote(self._dataset.folder.uri)}",
+                "replay": f"dataengine replay {shlex.quote(public(self._dataset.folder.uri))}",
                 "rows": list(self._records(index, chosen[offset : offset + limit].tolist())),
             }
 

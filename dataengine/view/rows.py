@@ -11,6 +11,7 @@ from typing import Any
 
 from dataengine.sample import Image, Sample
 from dataengine.store.dataset import Dataset
+from dataengine.store.files import public
 
 SAFE_INTEGER = 2**53 - 1  # larger whole numbers are rounded by JavaScript
 
@@ -56,8 +57,8 @@ def card_data(
 
 
 def commands(uri: str, sample_id: str) -> list[dict[str, str]]:
-    """Commands about one sample, quoted for a shell."""
-    where, name = shlex.quote(uri), shlex.quote(sample_id)
+    """Commands about one sample, quoted for a shell; without the keys and passwords of the dataset's URI."""
+    where, name = shlex.quote(public(uri)), shlex.quote(sample_id)
     return [
         {
             "label": "Build this sample again from its sources, and compare",

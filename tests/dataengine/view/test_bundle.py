@@ -83,7 +83,6 @@ def test_a_script_that_was_put_into_a_page_does_not_run(watch, tmp_path):
     (tmp_path / "page.html").write_text(html.replace("<body>", f"<body>{evil}"))
     watched = watch()
     watched.page.goto((tmp_path / "page.html").as_uri())
-    watched.page.wait_for_timeout(100)
     assert watched.page.evaluate("window.evil") is None
     refused = [problem for problem in watched.problems if "Content Security Policy" in problem]
     assert len(refused) >= 3  # the script, the handler, the picture of another place

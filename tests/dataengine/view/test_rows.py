@@ -56,3 +56,11 @@ def test_commands_reach_a_shell_as_they_are(name):
         words = shlex.split(entry["command"])
         assert words[0] == "dataengine"
         assert words[2:] == [uri, "--sample", name]
+
+
+def test_commands_do_not_tell_keys():
+    uri = "s3://me:key@bucket/d?secret_key=key&endpoint_override=own.example"
+    for entry in rows.commands(uri, "a"):
+        assert "key@" not in entry["command"]
+        assert "=key" not in entry["command"]
+        assert "bucket/d" in entry["command"]
