@@ -71,6 +71,7 @@ class Console:
         self._bar_task: Any = None
         self._out: Folder | None = None
         self._began = time.time()
+        self._ended: float | None = None
         self._first = 0
         self._images = self._total = self._tasks = self._tasks_total = self._samples = self._quarantined = 0
         self._last_line = self._last_status = 0.0
@@ -125,6 +126,7 @@ class Console:
     def end(self, manifest: dict[str, Any]) -> None:
         self.close()
         self._end_stage()
+        self._ended = time.time()
         self._samples = manifest["counts"]["samples"]
         if self._out is not None:
             self._status("done", force=True)
@@ -155,7 +157,8 @@ class Console:
         self._quarantined += commit.account.num_quarantined()
 
     def _rate(self) -> float:
-        return (self._images - self._first) / max(time.time() - self._began, 1e-6)
+        until = time.time() if self._ended is None else self._ended
+        return (self._images - self._first) / max(until - self._began, 1e-6)
 
     def _eta_s(self) -> float | None:
         rate = self._rate()

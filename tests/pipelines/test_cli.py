@@ -322,3 +322,16 @@ def test_stages_are_timed_until_the_next_begins(tmp_path, monkeypatch):
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["seconds"] == {"indexing": 3.5, "planning": 3.0, "report": 0.25}
     assert status["workers"] == 3
+
+
+def test_the_report_takes_nothing_from_the_speed_of_the_build(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "time", lambda: now)
+    console = progress.Console(io.StringIO())
+    console.start(Folder(str(tmp_path)))
+    console._images = 50
+    now = 1010.0
+    console.end({"counts": {"samples": 1}})
+    now = 1100.0
+    console.reported(90.0)
+    assert json.loads((tmp_path / "status.json").read_text())["images_per_s"] == 5
