@@ -7,9 +7,10 @@ Objects of a sample belong together by annotation id; of several with one id, th
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -34,10 +35,11 @@ class Side:
 
     ids, signatures: (rows,) uint64. change: (rows,) uint8 codes. iou: (rows,) float32, of the most changed mask of a
     changed sample; NaN where it is not known yet. other: (rows,) int64, number of the sample in the other dataset, -1
-    where it has none.
+    where it has none. unread: source and split of shards that cannot be read.
     """
 
     reader: Reader
+    unread: set[tuple[str, str]] = field(default_factory=set)
     ids: np.ndarray = field(init=False)
     signatures: np.ndarray = field(init=False)
     change: np.ndarray = field(init=False)
@@ -77,8 +79,8 @@ class Comparison:
 
     def fill(self, pause: Callable[[], bool]) -> None:
         """Compare. pause: called between row groups; may wait; true: stop."""
-        names = [set(_leaf_names(side.reader)) for side in self.sides]
-        common = sorted(names[0] & names[1])
+        names = [found for side in self.sides if (found := _leaf_names(side.reader))]
+        common = sorted(set.intersection(*names)) if names else []
         for side in self.sides:
             if not self._sign(side, common, pause):
                 return
@@ -100,6 +102,7 @@ class Comparison:
                     start = stop
             except Exception as error:  # whatever a file holds that is no shard
                 self.problems.append(str(error) or type(error).__name__)
+                side.unread.add(_part(side.reader.shards[index]))
             self._done += side.reader.shards[index]["rows"]
         return True
 
@@ -113,6 +116,11 @@ class Comparison:
         codes = np.where(left.signatures[mine] == right.signatures[theirs], SAME, CHANGED)
         left.change[mine] = right.change[theirs] = codes
         left.other[mine], right.other[theirs] = theirs, mine
+        for side, other in ((left, right), (right, left)):
+            for index, start in enumerate(side.reader.starts[:-1]):
+                if _part(side.reader.shards[index]) in other.unread:  # which may hold what seems to have no counterpart
+                    change = side.change[start : side.reader.starts[index + 1]]
+                    change[(change == ADDED) | (change == REMOVED)] = UNKNOWN
 
     def _measure(self, pause: Callable[[], bool]) -> None:
         """The IoU of the most changed mask of every changed sample."""
@@ -134,6 +142,10 @@ class Comparison:
             left.iou[number] = right.iou[other] = iou
             self._done = before + (self._total - before) * (index + 1) // len(changed)
         self._done = self._total
+
+
+def _part(shard: Mapping[str, Any]) -> tuple[str, str]:
+    return shard["source"], shard["split"]
 
 
 def changes(left: Sample, right: Sample) -> dict[str, Any]:
@@ -211,8 +223,10 @@ def _smallest_iou(left: dict[str, Any], right: dict[str, Any]) -> float:
     return smallest
 
 
-def _leaf_names(reader: Reader) -> list[str]:
-    """The leaves that are compared."""
-    names = reader.leaf_names(0) if reader.shards else []
+def _leaf_names(reader: Reader) -> set[str]:
+    """The leaves that are compared, as the first shard that can be read has them; none where no shard can be."""
     left_out = tuple(f"{name}." for name in (*LEFT_OUT, "references.list.element.image"))
-    return [name for name in names if not name.startswith(left_out)]
+    for shard in range(len(reader.shards)):
+        with contextlib.suppress(Exception):  # whatever a file holds that is no shard; it is told when rows are read
+            return {name for name in reader.leaf_names(shard) if not name.startswith(left_out)}
+    return set()

@@ -146,11 +146,31 @@ def test_a_signature_changes_with_every_value(make_sample):
     assert sign(sample) == found[:1]
 
 
-def test_a_damaged_shard_leaves_its_samples_unknown(made_dataset, tmp_path):
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_damaged_shard_leaves_its_samples_unknown(made_dataset, tmp_path, number):
     out = shutil.copytree(made_dataset, tmp_path / "damaged")
-    damaged = sorted((out / "shards").iterdir())[2]
+    damaged = sorted((out / "shards").iterdir())[number]
     damaged.write_bytes(b"PAR1")
-    comparison = Comparison(*(Reader(open_dataset(str(folder))) for folder in (made_dataset, out)))
+    for folders in ((made_dataset, out), (out, made_dataset)):
+        comparison = Comparison(*(Reader(open_dataset(str(folder))) for folder in folders))
+        comparison.fill(lambda: False)
+        assert comparison.ready == 1
+        assert comparison.counts() == {"same": 110, "changed": 0, "added": 0, "removed": 0}
+        assert any(damaged.name in problem for problem in comparison.problems)
+
+
+def test_a_damaged_shard_hides_no_change_of_another_split(made_samples, write_dataset):
+    one = write_dataset(made_samples)
+    other = write_dataset([sample for sample in made_samples if sample.sample_id != made_samples[-1].sample_id])
+    damaged = sorted((other / "shards").iterdir())[0]  # of another source than the sample that was removed
+    damaged.write_bytes(b"PAR1")
+    comparison = Comparison(*(Reader(open_dataset(str(folder))) for folder in (one, other)))
     comparison.fill(lambda: False)
-    assert comparison.counts() == {"same": 110, "changed": 0, "added": 0, "removed": 10}
-    assert any(damaged.name in problem for problem in comparison.problems)
+    assert comparison.counts() == {"same": 109, "changed": 0, "added": 0, "removed": 1}
+
+
+def test_against_nothing_all_is_new(made_dataset, write_dataset):
+    comparison = Comparison(*(Reader(open_dataset(str(folder))) for folder in (write_dataset([]), made_dataset)))
+    comparison.fill(lambda: False)
+    assert comparison.counts() == {"same": 0, "changed": 0, "added": 120, "removed": 0}
+    assert not comparison.problems
