@@ -30,7 +30,7 @@ from dataengine.errors import UserError
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{32}\.tmp")
 _CHUNK = 1 << 20
 _USER = re.compile(r"(?<=://)[^/@?#]*@")
-_SECRET = re.compile(r"(?i)([?&](?:access_key|secret_key|session_token|token|sig|[^=&]*(?:secret|password))=)[^&#]*")
+_SECRET = re.compile(r"(?i)([?&](?:access_key|secret_key|session_token|token|sig|[^=&?#]*(?:secret|password))=)[^&#]*")
 
 
 class StoreError(OSError):

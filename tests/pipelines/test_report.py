@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -188,6 +189,14 @@ def test_quarantine_shows_a_few_records_of_each_reason_cut_to_size(built, monkey
     assert [row["record"] for row in found["examples"]] == ["0", "1", "2", EVIL]
     assert {len(row["payload"]) + row["left"] for row in found["examples"]} == {1 << 20}
     assert len(json_text(report._printed(found))) < 20_000
+
+
+@pytest.mark.parametrize("mark", ["?", "&", "://", "?a"])
+def test_addresses_of_any_length_are_shown_at_once(mark):
+    """They may be a row's; looking for secrets in a way that is quadratic in their length would take minutes."""
+    uri, began = f"s3://bucket/{mark * 100_000}", time.process_time()
+    assert public(uri) == uri
+    assert time.process_time() - began < 5
 
 
 def test_addresses_are_shown_without_their_secrets():
