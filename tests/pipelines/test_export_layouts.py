@@ -112,7 +112,13 @@ def exported(folder: Path, target: str, *samples: Sample, pictures: str = "copy"
         shards.append({"name": name, "rows": writer.rows, "source": "all", "split": split})
     table = [{"id": c.id, "name": c.name, "text": c.text, "is_thing": c.is_thing} for c in CATEGORIES]
     sources = {f"{s.source}/{s.split}": {"task": s.task, "builder": "b", "categories": table} for s in samples}
-    facts = {"sources": sources, "recipe": {"name": "made by hand"}, "seed": 0}
+    facts = {
+        "sources": sources,
+        "recipe": {"name": "made by hand"},
+        "seed": 0,
+        "generator": {"dataengine": "0", "builders": {}},
+        "forbidden": {"roles": {}, "missing": {}},
+    }
     manifest = commits.write_manifest(place, facts, [])
     manifest["shards"] = shards
     manifest["counts"]["records"] = Account().as_dict()
