@@ -1,9 +1,12 @@
 // What the viewer asks its server, and the state that its address holds.
 
-/** JSON of the server; an Error with its message where it refuses. */
+/** JSON of the server; an Error with its message where it refuses, or does not answer. */
 export async function ask(path, query = {}, signal = undefined) {
-  const response = await fetch(`${path}?${parameters(query)}`, {signal});
+  const response = await fetch(`${path}?${parameters(query)}`, {signal}).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The server does not answer: was `dataengine view` stopped?");
+  });
   const found = await response.json().catch(() => ({error: `the server answers ${response.status}`}));
+  signal?.throwIfAborted(); // while the answer was read
   if (!response.ok) throw new Error(found.error ?? `the server answers ${response.status}`);
   return found;
 }
@@ -18,9 +21,11 @@ function parameters(query) {
   return found;
 }
 
-export const CHOICES = ["task", "variant", "source", "split", "category", "kind", "origin", "round", "labeler", "license", "change"];
+export const CHOICES = [
+  "task", "variant", "source", "split", "category", "kind", "origin", "round", "labeler", "license", "change",
+];
 export const RANGES = ["objects", "area", "inside", "other", "score", "stability"];
-const SINGLE = ["q", "ambiguous", "sort", "desc", "reason", ...RANGES];
+const SINGLE = ["q", "ambiguous", "sort", "desc", ...RANGES, "reason", "from"]; // the last two of the quarantine
 const TABS = ["samples", "quarantine"];
 
 /** The state of an address: {tab, d, side, id, filters}. */
@@ -44,7 +49,8 @@ export function stateOf(search) {
 export function addressOf(state) {
   const {tab, d, side, id, filters} = state;
   const found = parameters({
-    tab: tab === "samples" ? null : tab, d: d || null, side: side ? "1" : null, ...filters, id: tab === "samples" ? id : null,
+    tab: tab === "samples" ? null : tab, d: d || null, side: side ? "1" : null, ...filters,
+    id: tab === "samples" ? id : null,
   }).toString();
   return found ? `/?${found}` : "/";
 }

@@ -40,6 +40,12 @@ export function cut(text, most) {
   return points.length <= most ? [text, 0] : [points.slice(0, most).join(""), points.length - most];
 }
 
+/** The last `most` code points of a place, whose end tells it from others. */
+export function tail(text, most) {
+  const points = Array.from(text);
+  return points.length <= most ? text : `…${points.slice(-most).join("")}`;
+}
+
 /** A text of a dataset, cut, whose direction of writing ends with it. */
 export function said(text, most) {
   const [shown, left] = cut(String(text), most);

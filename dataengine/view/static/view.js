@@ -2,26 +2,32 @@
 
 import {addressOf, ask, stateOf} from "./api.js";
 import {renderCard} from "./card.js";
-import {count, cut, el} from "./dom.js";
+import {count, cut, el, tail} from "./dom.js";
 import {compared} from "./view_compare.js";
 import {filterPanel, orderBox} from "./view_filters.js";
 import {pager, quarantinePage} from "./view_quarantine.js";
 
 const PAGE = 50;
 const AGAIN_MS = 1200; // while rows are still being looked through
-const KEYS = [["← →", "previous, next sample"], ["space", "masks on, off"], ["p", "prompts on, off"], ["r", "a random sample"],
-  ["/", "search"], ["c", "compare side by side, where two datasets are open"], ["Esc", "let go of what is pinned"], ["?", "this list"]];
+const KEYS = [
+  ["← →", "previous, next sample"], ["space", "masks on, off"], ["p", "prompts on, off"], ["r", "a random sample"],
+  ["/", "search"], ["c", "compare side by side, where two datasets are open"], ["Esc", "let go of what is pinned"],
+  ["?", "this list"],
+];
 
 const root = document.getElementById("view");
 let state = stateOf(location.search);
 let datasets = [];
 let page = {rows: [], offset: 0, total: 0, ready: 1};
-let running = new AbortController(); // of the questions whose answers are still wanted
+let drawn = null; // the page that the list shows
 let current = null; // row number of the card
+let picking = new AbortController(); // of the questions for what is chosen: a newer choice ends them
+let listing = new AbortController(); // of those for the list: so does another page
+let isTurning = false; // the next page is on its way to a step
 let asking = 0; // timer of the next question while rows are still being looked through
 
 const search = el("input", {type: "search", placeholder: "Search texts and ids  ( / )", "aria-label": "search texts and ids",
-  oninput: () => later(() => go({filters: {...state.filters, q: search.value || undefined}}, {keep: true}))});
+  oninput: () => later(() => go({filters: {...state.filters, q: search.value}}, {keep: true}))});
 const parts = {
   top: el("header", {class: "top"}), side: el("aside", {class: "left", "aria-label": "filters"}),
   list: el("section", {class: "list", "aria-label": "samples"}), main: el("main", {class: "detail-box", tabindex: "-1"}),
@@ -35,66 +41,99 @@ async function start() {
   } catch (error) {
     return trouble(error);
   }
+  await restore();
+}
+
+/** Show what the address says. */
+function restore() {
+  state = stateOf(location.search);
   if (state.d >= datasets.length) state.d = 0;
-  await show();
+  return show();
 }
 
 const dataset = () => datasets[state.d];
 const edition = () => `v=${dataset().version.slice(0, 16)}`; // pictures with it are kept by the browser
 const isPair = () => datasets.length === 2;
 
-/** Change the state, write it into the address, and show it. */
-function go(changes, {keep = false, replace = keep} = {}) {
+/** Change the state, write it into the address, and show it. keep: the search box is in use. */
+function go(changes, {keep = false} = {}) {
   state = {...state, ...changes};
-  if (changes.filters || changes.d !== undefined) Object.assign(state, {id: changes.id ?? null, n: null});
-  history[replace ? "replaceState" : "pushState"](null, "", addressOf(state));
+  state.filters = Object.fromEntries(Object.entries(state.filters).filter(([, value]) => value?.length)); // empty: none
+  if (changes.filters || changes.d !== undefined) Object.assign(state, {id: null, n: null});
+  remember(keep);
   return show({keep});
 }
 
-/** Show the state. keep: the search box is in use. */
-async function show({keep = false} = {}) {
-  running.abort();
-  running = new AbortController();
+function remember(replace) {
+  history[replace ? "replaceState" : "pushState"](null, "", addressOf(state));
+}
+
+/** Something is chosen: what was asked for before is no longer wanted. Gives the signal that ends its questions. */
+function begin() {
+  picking.abort();
+  picking = new AbortController();
   trouble(null);
-  if (!keep) search.value = state.filters.q ?? "";
-  const onSamples = state.tab === "samples";
+  return picking.signal;
+}
+
+/** Show the state. */
+async function show({keep = false} = {}) {
+  const signal = begin();
+  listing.abort();
   document.body.dataset.tab = state.tab;
-  drawTop();
-  if (!onSamples) {
-    parts.side.replaceChildren();
-    parts.list.replaceChildren();
-    try {
-      parts.main.replaceChildren(await quarantinePage(state.d, state.filters, (filters) => go({filters})));
-    } catch (error) {
-      trouble(error);
-    }
-    return;
+  if (!keep) {
+    search.value = state.filters.q ?? "";
+    drawTop();
   }
-  drawFilters();
   try {
-    if (state.id !== null || state.n !== null) {
-      const data = await ask("/api/row", {d: state.d, ...(state.id !== null ? {id: state.id} : {n: state.n})}, running.signal);
-      const isFirst = current !== data.number;
-      current = data.number;
-      if (isFirst || state.side) await drawCard(data);
-      await load({around: data.number});
-    } else {
-      await load({offset: 0}, false);  // the card's picture is asked for before those of the list
-      if (page.rows.length) await choose(page.rows[0], {replace: true});
-      else drawNothing();
-    }
+    await (state.tab === "samples" ? showSamples(signal) : showQuarantine(signal));
   } catch (error) {
     trouble(error);
   }
 }
 
+async function showQuarantine(signal) {
+  const node = await quarantinePage(state.d, state.filters, (filters) => go({filters}), signal);
+  redraw(parts.main, node);
+  document.title = "Quarantine · dataengine";
+  scrollTo(0, 0);
+}
+
+async function showSamples(signal) {
+  drawFilters();
+  if (state.id === null && state.n === null) {
+    await load({offset: 0}, false); // the card's picture is asked for before those of the list
+    return page.rows.length ? choose(page.rows[0], {replace: true}) : drawNothing();
+  }
+  try {
+    await present(state.id !== null ? {id: state.id} : {n: state.n}, signal);
+  } catch (error) {
+    if (!signal.aborted) await load({offset: 0});
+    throw error;
+  }
+  await load({around: current});
+}
+
+/** Ask for a sample and draw its card. */
+async function present(asked, signal) {
+  try {
+    const data = await ask("/api/row", {d: state.d, ...asked}, signal);
+    current = data.number;
+    Object.assign(state, {id: data.row.sample_id, n: null});
+    await drawCard(data, signal);
+  } catch (error) {
+    if (!signal.aborted) drawMain(el("p", {class: "faint empty"}, "This sample cannot be shown."));
+    throw error;
+  }
+}
+
 /** Load a page of the list; while rows are still being looked through, again after a while. */
 async function load(where, draws = true) {
-  const signal = running.signal;
-  const asked = {d: state.d, ...state.filters, limit: PAGE, ...where};
-  page = await ask("/api/rows", asked, signal);
+  listing.abort();
+  listing = new AbortController();
+  const {signal} = listing;
+  page = await ask("/api/rows", {d: state.d, ...state.filters, limit: PAGE, ...where}, signal);
   if (draws) drawList();
-  else delete parts.list.dataset.offset;
   if (page.ready < 1) again(signal, where.around);
 }
 
@@ -112,8 +151,9 @@ function again(signal, wanted) {
       page = rows;
       drawList();
       if (!parts.side.contains(document.activeElement)) drawFilters();
-      if (hadNone && page.rows.length && current === null) await choose(page.rows[0], {replace: true});
       if (page.ready < 1) again(signal, wanted);
+      if (hadNone && page.rows.length && current === null) await choose(page.rows[0], {replace: true});
+      else if (!page.rows.length) drawNothing();
     } catch (error) {
       trouble(error);
     }
@@ -126,86 +166,115 @@ function isListed(number) {
 
 /** Show one row of the list. */
 async function choose(row, {replace = false} = {}) {
-  state = {...state, id: row.id, n: null};
-  history[replace ? "replaceState" : "pushState"](null, "", addressOf(state));
-  const asked = (current = row.number);
-  const data = await ask("/api/row", {d: state.d, n: row.number}, running.signal);
-  if (current !== asked) return;
-  await drawCard(data);
-  if (parts.list.dataset.offset === String(page.offset) && parts.list.querySelector(".row")) markCurrent();
-  else drawList();
+  const signal = begin();
+  Object.assign(state, {id: row.id, n: null});
+  remember(replace);
+  current = row.number;
+  try {
+    await present({n: row.number}, signal);
+  } finally {
+    if (!signal.aborted) markCurrent();
+  }
 }
 
 /** The next or the previous sample in the list's order. */
 async function step(by) {
-  if (state.tab !== "samples") return;
+  if (state.tab !== "samples" || isTurning) return;
   const at = page.rows.findIndex((row) => row.number === current) + by;
-  if (at < 0 && page.offset > 0) await load({offset: Math.max(0, page.offset - PAGE)});
-  else if (at >= page.rows.length && page.offset + page.rows.length < page.total) await load({offset: page.offset + PAGE});
-  else if (page.rows[at]) return choose(page.rows[at]);
-  else return;
-  await choose(page.rows[by > 0 ? 0 : page.rows.length - 1]);
+  if (page.rows[at]) return choose(page.rows[at]);
+  const offset = by > 0 ? page.offset + page.rows.length : Math.max(0, page.offset - PAGE);
+  if (offset === page.offset || offset >= page.total) return;
+  isTurning = true;
+  try {
+    await load({offset});
+  } finally {
+    isTurning = false;
+  }
+  await choose(page.rows.at(by > 0 ? 0 : -1));
 }
 
 async function random() {
-  const {number} = await ask("/api/random", {d: state.d, ...state.filters}, running.signal);
-  if (number === null) return;
-  const data = await ask("/api/row", {d: state.d, n: number}, running.signal);
-  state = {...state, id: data.row.sample_id, n: null};
-  history.pushState(null, "", addressOf(state));
-  current = number;
-  await drawCard(data);
+  if (state.tab !== "samples") return;
+  const signal = begin();
+  const {number} = await ask("/api/random", {d: state.d, ...state.filters}, signal);
+  if (number === null) throw new Error("No sample is like that.");
+  await present({n: number}, signal);
+  remember(false);
   await load({around: number});
 }
 
 // --- what is drawn -----------------------------------------------------------------------------------------------
 
+/** Draw a part anew; the control that had the focus has it again. */
+function redraw(part, ...nodes) {
+  const name = part.contains(document.activeElement) && nameOf(document.activeElement);
+  part.replaceChildren(...nodes);
+  const again = name && [...part.querySelectorAll("button, input, select, summary")].find((node) => nameOf(node) === name);
+  if (again) again.focus({preventScroll: true});
+}
+
+function nameOf(node) {
+  const label = node.getAttribute("aria-label") || node.title || node.value || node.textContent;
+  return [node.tagName, node.closest("[data-filter]")?.dataset.filter, label].join(" ");
+}
+
 function drawTop() {
-  const tabs = [["samples", "Samples", dataset().samples], ["quarantine", "Quarantine", dataset().quarantined]].map(([tab, name, number]) =>
-    el("button", {type: "button", class: "tab", "aria-current": state.tab === tab ? "page" : null, onclick: () => go({tab, filters: {}})},
-      name, " ", el("span", {class: "faint"}, count(number))));
+  const {uri, name, samples, quarantined} = dataset();
+  const quiet = (text, label, onclick) => el("button", {type: "button", class: "quiet", title: label, "aria-label": label, onclick}, text);
+  const tabs = [["samples", "Samples", samples], ["quarantine", "Quarantine", quarantined]].map(([tab, title, number]) =>
+    el("button", {type: "button", class: "tab", "aria-current": state.tab === tab ? "page" : null, onclick: () => go({tab})},
+      title, " ", el("span", {class: "faint"}, count(number))));
   const choice = datasets.length > 1
-    ? el("select", {"aria-label": "dataset", onchange: (event) => go({d: Number(event.target.value), filters: state.filters})},
-      datasets.map((other) => el("option", {value: other.d, selected: other.d === state.d}, cut(other.uri, 60)[0])))
-    : el("span", {class: "uri", title: dataset().uri}, cut(dataset().uri, 60)[0]);
-  const pair = isPair() && el("button", {type: "button", class: "toggle", "aria-pressed": String(state.side),
-    title: "both datasets side by side (c)", onclick: () => go({side: !state.side})}, "Side by side");
-  parts.top.replaceChildren(el("h1", {}, cut(dataset().name, 60)[0]), choice, el("nav", {class: "tabs", "aria-label": "views"}, tabs), pair || "",
-    state.tab === "samples" ? search : "",
-    state.tab === "samples" ? el("button", {type: "button", class: "quiet", title: "r", onclick: () => random().catch(trouble)}, "Random") : "",
-    el("button", {type: "button", class: "quiet", title: "light or dark", onclick: turnTheme}, "◐"),
-    el("button", {type: "button", class: "quiet", title: "keys", "aria-label": "keys", onclick: () => parts.help.showModal()}, "?"));
+    ? el("select", {"aria-label": "dataset", title: uri, onchange: (event) => go({d: Number(event.target.value)})},
+      datasets.map((other) => el("option", {value: other.d, selected: other.d === state.d}, tail(other.uri, 60))))
+    : el("span", {class: "uri", title: uri}, tail(uri, 60));
+  const onSamples = state.tab === "samples";
+  redraw(parts.top, ...[
+    el("h1", {}, cut(name, 60)[0]), choice, el("nav", {class: "tabs", "aria-label": "views"}, tabs),
+    onSamples && isPair() && el("button", {type: "button", class: "toggle", "aria-pressed": String(state.side),
+      title: "both datasets side by side (c)", onclick: () => go({side: !state.side})}, "Side by side"),
+    onSamples && search, onSamples && quiet("Random", "a random sample (r)", () => random().catch(trouble)),
+    quiet("◐", "light or dark", turnTheme), quiet("?", "keys (?)", () => parts.help.showModal()),
+  ].filter(Boolean));
 }
 
 function drawFilters() {
   const open = parts.side.querySelector("details")?.open;
   const panel = filterPanel(dataset(), isPair(), state.filters, (filters) => go({filters}));
   if (open !== undefined) panel.open = open;
-  parts.side.replaceChildren(panel);
+  redraw(parts.side, panel);
 }
 
 function drawList() {
-  const items = page.rows.map((row) => el("li", {}, el("button", {
-    type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble),
-  },
-  el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "", loading: "lazy", fetchpriority: "low", width: "64", height: "64",
-    onerror: (event) => event.target.classList.add("none")}),
-  el("span", {class: "what"}, el("span", {class: "text"}, row.error ?? (row.text || row.id)), el("span", {class: "faint"},
-    [row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
-      row.value !== null && row.value !== undefined && state.filters.sort && `${state.filters.sort} ${tidy(row.value)}`,
-      row.change && row.change !== "same" && row.change].filter(Boolean).join(" · "))))));
+  const isNew = drawn?.offset !== page.offset;
+  drawn = page;
   const looked = page.ready < 1 ? ` · ${Math.floor(100 * page.ready)} % looked through` : "";
-  parts.list.replaceChildren(
+  redraw(parts.list,
     el("div", {class: "found", role: "status"}, `${count(page.total)} sample${page.total === 1 ? "" : "s"}${looked}`),
     orderBox(dataset(), isPair(), state.filters, (filters) => go({filters})),
-    el("ol", {class: "rows", start: page.offset + 1}, items),
-    pager(page.offset, page.rows.length, page.total, (offset) => load({offset}).catch(trouble)));
-  parts.list.dataset.offset = page.offset;
+    el("ol", {class: "rows", start: page.offset + 1}, page.rows.map((row) => el("li", {}, rowButton(row)))),
+    pager(page.offset, PAGE, page.total, (offset) => load({offset}).catch(trouble)));
+  if (isNew) parts.list.scrollTop = 0;
   markCurrent();
 }
 
-/** Mark the card's sample in the list. */
+function rowButton(row) {
+  const {sort} = state.filters;
+  const facts = [
+    row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
+    sort && row.value !== null && row.value !== undefined && `${sort} ${tidy(row.value)}`,
+    row.change && row.change !== "same" && row.change,
+  ];
+  return el("button", {type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble)},
+    el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "", loading: "lazy",
+      fetchpriority: "low", width: "64", height: "64", onerror: (event) => event.target.classList.add("none")}),
+    el("span", {class: "what"}, el("span", {class: "text", dir: "auto"}, row.error ?? (row.text || row.id)),
+      el("span", {class: "faint"}, facts.filter(Boolean).join(" · "))));
+}
+
+/** Mark the card's sample in the list, which is drawn where it shows another page. */
 function markCurrent() {
+  if (drawn !== page) return drawList();
   for (const row of parts.list.querySelectorAll(".row")) {
     const isMine = Number(row.dataset.number) === current;
     isMine ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
@@ -221,19 +290,20 @@ function reveal(row) {
   else if (mine.bottom > list.bottom) parts.list.scrollTop += mine.bottom - list.bottom + 8;
 }
 
-async function drawCard(data) {
+async function drawCard(data, signal) {
   const linkOf = (d, id) => addressOf({...state, d, id, filters: {}, side: false});
-  const node = state.side && isPair()
-    ? await compared(data.row.sample_id, datasets, linkOf)
-    : el("div", {class: "detail"}, renderCard(data, {href: linkOf(state.d, data.row.sample_id)}));
-  const moves = el("nav", {class: "moves", "aria-label": "samples"},
-    el("button", {type: "button", class: "quiet", title: "←", onclick: () => step(-1).catch(trouble)}, "← previous"),
-    el("span", {class: "faint place"}, place()),
-    el("button", {type: "button", class: "quiet", title: "→", onclick: () => step(1).catch(trouble)}, "next →"));
-  parts.main.replaceChildren(moves, node);
+  drawMain(state.side && isPair()
+    ? await compared(data.row.sample_id, datasets, linkOf, signal)
+    : el("div", {class: "detail"}, renderCard(data, {href: linkOf(state.d, data.row.sample_id)})));
   document.title = `${cut(data.row.sample_id, 80)[0]} · dataengine`;
   const next = page.rows[page.rows.findIndex((row) => row.number === data.number) + 1];
   if (next && data.picture) new Image().src = `/api/picture?d=${state.d}&n=${next.number}&${edition()}`;
+}
+
+function drawMain(node) {
+  const move = (text, key, by) => el("button", {type: "button", class: "quiet", title: key, onclick: () => step(by).catch(trouble)}, text);
+  redraw(parts.main, el("nav", {class: "moves", "aria-label": "turn samples"}, move("← previous", "←", -1),
+    el("span", {class: "faint place"}, place()), move("next →", "→", 1)), node);
 }
 
 /** Where the card's sample stands in the list. */
@@ -244,6 +314,7 @@ function place() {
 
 function drawNothing() {
   current = null;
+  document.title = "dataengine view";
   drawList();
   const text = page.ready < 1 ? "Nothing yet; rows are still being looked through." : "No sample is like that.";
   parts.main.replaceChildren(el("p", {class: "faint empty"}, text));
@@ -253,12 +324,14 @@ function drawNothing() {
 function trouble(error) {
   if (error?.name === "AbortError") return;
   const damaged = dataset()?.damaged ?? [];
-  const known = damaged.length ? `${count(damaged.length)} shard${damaged.length === 1 ? "" : "s"} cannot be read: ${damaged[0].shard}: ${damaged[0].error}` : "";
-  parts.trouble.textContent = cut(error ? error.message : known, 500)[0];
+  const known = damaged.length > 0 &&
+    `${count(damaged.length)} shard${damaged.length === 1 ? "" : "s"} cannot be read: ${damaged[0].shard}: ${damaged[0].error}`;
+  parts.trouble.textContent = cut(error ? error.message : known || "", 500)[0];
 }
 
 function help() {
-  return el("dialog", {"aria-label": "keys"}, el("h2", {}, "Keys"), el("dl", {}, KEYS.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+  return el("dialog", {"aria-label": "keys"}, el("h2", {}, "Keys"),
+    el("dl", {}, KEYS.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
     el("form", {method: "dialog"}, el("button", {class: "quiet", autofocus: true}, "Close")));
 }
 
@@ -281,7 +354,7 @@ function later(work) {
 const ACTIONS = {
   ArrowRight: () => step(1), ArrowLeft: () => step(-1), r: random,
   " ": () => cards().forEach((card) => card.toggleMasks?.()), p: () => cards().forEach((card) => card.togglePrompts?.()),
-  "/": () => search.focus(), c: () => isPair() && go({side: !state.side}), "?": () => parts.help.showModal(),
+  "/": () => search.focus(), c: () => isPair() && state.tab === "samples" && go({side: !state.side}), "?": () => parts.help.showModal(),
 };
 const cards = () => parts.main.querySelectorAll(".card");
 
@@ -293,9 +366,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   Promise.resolve(ACTIONS[event.key]()).catch(trouble);
 });
-window.addEventListener("popstate", () => {
-  state = stateOf(location.search);
-  if (state.d >= datasets.length) state.d = 0;
-  show();
-});
+window.addEventListener("popstate", restore);
 start();

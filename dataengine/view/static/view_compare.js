@@ -2,24 +2,30 @@
 
 import {ask} from "./api.js";
 import {renderCard} from "./card.js";
-import {cut, el} from "./dom.js";
+import {cut, el, tail} from "./dom.js";
 
 const MOST = 100;
 const MEANINGS = {added: "is new", removed: "is gone", mask: "has another mask", category: "has another category",
   prompts: "has other prompts", lineage: "has another lineage"};
 
-/** @param {string} id @param {object[]} datasets both of /api/datasets @param {(d: number, id: string) => string} linkOf */
-export async function compared(id, datasets, linkOf) {
-  const change = await ask("/api/change", {id});
+/**
+ * @param {string} id @param {object[]} datasets both of /api/datasets @param {(d: number, id: string) => string} linkOf
+ * @param {AbortSignal} signal ends its questions
+ */
+export async function compared(id, datasets, linkOf, signal) {
+  const change = await ask("/api/change", {id}, signal);
   const numbers = [change.left, change.right];
-  const cards = await Promise.all(numbers.map((n, d) => n === null ? null : ask("/api/row", {d, n})));
-  const sides = cards.map((data, d) => el("div", {class: "side"}, el("h3", {}, `${d ? "New" : "Old"}: ${cut(datasets[d].uri, 80)[0]}`),
+  const cards = await Promise.all(numbers.map((n, d) => n === null ? null : ask("/api/row", {d, n}, signal)));
+  const sides = cards.map((data, d) => el("div", {class: "side"},
+    el("h3", {}, `${d ? "New" : "Old"}: ${tail(datasets[d].uri, 80)}`),
     el("div", {class: "detail"}, data ? renderCard(data, {href: linkOf(d, id)}) : el("p", {class: "faint empty"}, "has no such sample"))));
   return el("section", {class: "compare"}, summary(change, cards), el("div", {class: "sides"}, sides));
 }
 
 function summary(change, cards) {
-  if (cards.includes(null)) return el("p", {class: "change"}, cards[0] ? "The new dataset does not have it." : "It is new.");
+  if (cards.includes(null)) {
+    return el("p", {class: "change"}, cards[0] ? "The new dataset does not have it." : "It is new.");
+  }
   if (!change.fields.length) return el("p", {class: "change"}, "Both are the same.");
   const objects = change.objects.slice(0, MOST).map((object) => el("li", {},
     el("span", {class: "id"}, cut(object.annotation_id, 60)[0]), ` ${MEANINGS[object.change] ?? object.change}`,

@@ -239,6 +239,107 @@ def test_a_narrow_screen_has_all_of_it(watch, serve, many, scheme):
     expect_shown(page, toy_id(3))
 
 
+@pytest.fixture
+def rounds(toy, write_dataset):
+    """Two datasets: of what is 0 to 5 in the old one, 1 to 6 are in the new one, and 3 has another mask there."""
+    old, new = [toy(n) for n in range(6)], [toy(n) for n in range(1, 7)]
+    moved = replace(old[3].objects[0], rle=old[3].objects[1].rle, area=400, bbox=(30, 20, 20, 20))
+    new[2] = replace(new[2], objects=(moved, new[2].objects[1]))
+    bad = [
+        Bad(unit="annotations", file="a.json", record=str(n), group=str(n), reason="odd", message="", payload="")
+        for n in range(60)
+    ]
+    return write_dataset(old, bad=bad), write_dataset(new)
+
+
+def test_back_shows_what_the_address_says(watch, serve, rounds):
+    """Also where the card's row has the same number in the other dataset, or another tab stood in between."""
+    page = watch().page
+    page.goto(serve(*rounds))
+    expect_shown(page, toy_id(0))
+    found(page, 6)
+    page.locator("header select").select_option("1")
+    expect_shown(page, toy_id(1))
+    page.go_back()
+    expect_shown(page, toy_id(0))
+    page.keyboard.press("c")
+    page.locator(".sides").wait_for()
+    page.keyboard.press("c")
+    page.locator(".sides").wait_for(state="detached")
+    page.locator(".tab", has_text="Quarantine").click()
+    page.locator(".quarantine").wait_for()
+    page.go_back()
+    expect_shown(page, toy_id(0))
+    page.locator(".quarantine").wait_for(state="detached")
+
+
+def test_quarantine_is_paged_by_its_address(watch, serve, rounds):
+    page = watch().page
+    page.goto(serve(*rounds) + "/?tab=quarantine")
+    page.locator(".pager button", has_text="page →").click()
+    page.locator(".pager", has_text="51–60 of 60").wait_for()
+    assert "from=50" in page.url
+    assert page.locator(".records li").count() == 10
+    page.go_back()
+    page.locator(".pager", has_text="1–50 of 60").wait_for()
+
+
+def test_typing_and_changing_keep_the_focus(watch, serve, many):
+    """Else the next letter would be a key of the page, and the next Tab would begin at its top."""
+    page = watch().page
+    page.goto(serve(many))
+    found(page, 120)
+    page.keyboard.press("/")
+    for typed, number in (("number 3", 5), ("3", 1)):  # 3, 30, 33, 36, 39; then 33
+        page.keyboard.type(typed)
+        page.wait_for_function("n => document.querySelector('.found').textContent.startsWith(n + ' ')", arg=number)
+    assert page.locator('input[type="search"]').input_value() == "number 33"
+    page.locator('input[type="search"]').fill("")
+    found(page, 120)
+    box = page.locator('[data-filter="task"] input').first
+    box.focus()
+    page.keyboard.press(" ")
+    page.locator(".filters .many").wait_for()
+    assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.locator(".moves button", has_text="next").focus()
+    before = shown(page)
+    page.keyboard.press("Enter")
+    page.wait_for_function("id => document.querySelector('.card').dataset.id !== id", arg=before)
+    assert page.evaluate("document.activeElement.textContent") == "next →"
+
+
+def test_an_older_answer_never_replaces_a_newer_one(watch, serve, many):
+    page = watch().page
+    page.goto(serve(many))
+    found(page, 120)
+    held = []
+    page.route("**/api/row?*", lambda route: held.append(route) if not held else route.continue_())
+    page.keyboard.press("ArrowRight")  # its answer is kept back
+    page.keyboard.press("ArrowRight")
+    expect_shown(page, toy_id(2))
+    held[0].continue_()
+    page.keyboard.press("ArrowRight")
+    expect_shown(page, toy_id(3))
+    assert toy_id(3).replace("/", "%2F") in page.url
+    assert page.locator(".row[aria-current]").get_attribute("data-number") == "3"
+
+
+def test_a_server_that_does_not_answer_is_told(watch, serve, many):
+    watched = watch()
+    page = watched.page
+    page.goto(serve(many))
+    found(page, 120)
+    page.route("**/api/row?*", lambda route: route.abort("connectionrefused"))
+    page.keyboard.press("ArrowRight")
+    page.locator(".trouble", has_text="does not answer").wait_for()
+    assert page.locator(".card").count() == 0  # the address speaks of another sample
+    page.unroute("**/api/row?*")
+    page.keyboard.press("ArrowRight")
+    expect_shown(page, toy_id(2))
+    assert not page.locator("#view > .trouble").is_visible()
+    watched.problems = [problem for problem in watched.problems if "ERR_CONNECTION_REFUSED" not in problem]
+
+
 EVIL = "\"><img src=x onerror=alert(1)><script>alert(2)</script>'/../..\\ \u202egnp.exe\0"
 
 
