@@ -503,6 +503,19 @@ def test_cards_are_drawn_when_they_come_near(watch, tmp_path):
     page.locator(".slot").last.locator(".card").wait_for()
 
 
+def test_paper_has_all_cards(watch, tmp_path):
+    """Those far from the screen too; afterwards they are forgotten again."""
+    uri = write(tmp_path / "d", [[segmented(f"n{n}", 2) for n in range(30)]])
+    page = opened(watch(height=600), uri, tmp_path)
+    assert page.locator(".card").count() < 30
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".card .stage[data-draw-ms]").count() == 30
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function("() => document.querySelectorAll('.stage[data-draw-ms]').length < 10")
+
+
 def test_one_may_look_at_one_kind_of_sample(watch, tmp_path):
     long = "long" * 20
     rows = [[sample("a", source=long)], [sample("b", source="t"), sample("c", source="t")]]

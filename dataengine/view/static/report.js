@@ -3,6 +3,7 @@
 import {renderCard} from "./card.js";
 import {barTable, histogram, partBar} from "./charts.js";
 import {copyButton, count, cut, el, percent} from "./dom.js";
+import {drawAll} from "./stage.js";
 
 const TOP = 30; // categories drawn as bars
 const FIRST = 12; // reasons shown before the others are asked for
@@ -356,6 +357,12 @@ function samples() {
       sample.row ? renderCard(sample) : tooLarge(sample)].filter(Boolean));
   };
   for (const {node} of slots) watcher.observe(node);
+  let rest = null;
+  addEventListener("beforeprint", () => {
+    for (const {node} of slots) if (node.classList.contains("waiting") && !node.hidden) fill(node);
+    rest = drawAll(list);
+  });
+  addEventListener("afterprint", () => rest?.());
   const kinds = new Map();
   for (const slot of slots) if (slot.sample.row) kinds.set(kindOf(slot.sample), [...(kinds.get(kindOf(slot.sample)) ?? []), slot]);
   const choice = kinds.size > 1 && el("div", {class: "search"}, el("label", {}, "Show ", el("select", {onchange: (event) => {

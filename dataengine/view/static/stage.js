@@ -18,6 +18,18 @@ const nearby = new IntersectionObserver((entries) => {
   for (const {target, isIntersecting} of entries) stages.get(target)?.wake(isIntersecting);
 }, {rootMargin: AHEAD});
 
+/** Draw all stages in a node at once, far from the screen as they may be, until `rest` is called: for paper. */
+export function drawAll(node) {
+  const mine = [...node.querySelectorAll(".stage")];
+  for (const stage of mine) stages.get(stage)?.print();
+  return function rest() {
+    for (const stage of mine) {
+      nearby.unobserve(stage); // and again: it is told at once whether it is near
+      nearby.observe(stage);
+    }
+  };
+}
+
 /**
  * @typedef {object} Thing something with a mask
  * @property {string} rle @property {number} area px @property {number[][]} colors empty: nobody asks for it
@@ -91,6 +103,12 @@ export class Stage {
       this.marks.replaceChildren();
       delete this.node.dataset.drawMs;
     }
+  }
+
+  print() {
+    this.node.querySelector("img")?.setAttribute("loading", "eager");
+    this.wake(true);
+    this.#resize();
   }
 
   #runsOf(rle, index, errors) {

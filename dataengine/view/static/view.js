@@ -35,12 +35,15 @@ const parts = {
 };
 
 async function start() {
-  root.replaceChildren(parts.top, parts.trouble, el("div", {class: "columns"}, parts.side, parts.list, parts.main), parts.help);
+  root.replaceChildren(parts.trouble);
   try {
     ({datasets} = await ask("/api/datasets"));
   } catch (error) {
     return trouble(error);
   }
+  const skip = el("button", {type: "button", class: "quiet skip", onclick: () => parts.main.focus()}, "To the sample");
+  const columns = el("div", {class: "columns"}, parts.side, parts.list, parts.main);
+  root.replaceChildren(skip, parts.top, parts.trouble, columns, parts.help);
   await restore();
 }
 

@@ -340,6 +340,39 @@ def test_a_server_that_does_not_answer_is_told(watch, serve, many):
     watched.problems = [problem for problem in watched.problems if "ERR_CONNECTION_REFUSED" not in problem]
 
 
+SHIFTS = """new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts = (window.shifts ?? 0) + entry.value;
+}).observe({type: "layout-shift", buffered: true})"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_jumps(watch, serve, many, width):
+    page = watch(width=width).page
+    page.add_init_script(SHIFTS)
+    page.goto(serve(many))
+    found(page, 120)
+    page.keyboard.press("ArrowRight")
+    expect_shown(page, toy_id(1))
+    assert page.evaluate("window.shifts ?? 0") == 0
+    if width == 1280:  # what was just clicked stays under the pointer
+        choice = page.locator('[data-filter="task"] .choice', has_text="reaseg")
+        place = choice.bounding_box()
+        choice.click()
+        found(page, 40)
+        assert choice.bounding_box() == place
+
+
+def test_the_sample_is_two_keys_away(watch, serve, many):
+    """Filters and list come before it: a hundred controls."""
+    page = watch().page
+    page.goto(serve(many))
+    found(page, 120)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
 EVIL = "\"><img src=x onerror=alert(1)><script>alert(2)</script>'/../..\\ \u202egnp.exe\0"
 
 
