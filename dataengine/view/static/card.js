@@ -1,6 +1,6 @@
 // The sample card: picture, masks, prompts and conversation of one sample, linked to each other.
 
-import {copyButton, count, cut, el, percent, pressOnEnter, said, svg} from "./dom.js";
+import {copyButton, count, cut, el, percent, plural, pressOnEnter, said, svg} from "./dom.js";
 import {colorsOf, css, tagsOf} from "./look.js";
 import {Stage} from "./stage.js";
 import {talk} from "./talk.js";
@@ -23,7 +23,8 @@ document.addEventListener("keydown", (event) => {
 
 /**
  * @param {object} data see dataengine/view/rows.py, `card_data`
- * @param {object} options {href: link to the sample or null, prompts: kinds shown at first or null for as many as are readable}
+ * @param {object} options {href: link to the sample or null, prompts: kinds shown at first or null for as many as are
+ *   readable}
  * @returns {HTMLElement} with methods `toggleMasks()` and `togglePrompts()`
  */
 export function renderCard(data, options = {}) {
@@ -45,13 +46,15 @@ class Card {
     this.shots = new Map();
     this.stages = [];
     this.trouble = el("div", {class: "trouble", role: "status"});
-    this.stage = this.row.width > 0 && this.row.height > 0 && (this.row.image || this.row.objects.length) ? this.#stage() : null;
+    this.stage = this.row.width > 0 && this.row.height > 0 && (this.row.image || this.row.objects.length)
+      ? this.#stage() : null;
     this.talk = talk(this.row, this.colors, this.tags, {
       condition: (number) => this.#listeners({condition: number}),
       seg: (ordinal) => this.#listeners({seg: ordinal}),
     });
     const isBare = !this.row.objects.length && !this.row.conditions.length; // it says one thing only
-    this.about = el("div", {class: `about ${isBare ? "bare" : this.kinds.length ? "roomy" : ""}`, "aria-live": "polite"});
+    this.about = el("div", {class: `about ${isBare ? "bare" : this.kinds.length ? "roomy" : ""}`,
+      "aria-live": "polite"});
     this.node = this.#node(options);
     this.node.toggleMasks = () => this.maskButton?.click();
     this.node.togglePrompts = () => this.promptButtons?.forEach((button) => button.click());
@@ -70,8 +73,11 @@ class Card {
     this.shownBy = new Map(); // object that shows a region -> its conditions
     conditions.forEach((condition, number) => {
       for (const index of condition.objects) this.askers[index]?.push(number);
-      if (objects[condition.exemplar]) this.shownBy.set(condition.exemplar, [...(this.shownBy.get(condition.exemplar) ?? []), number]);
-      for (const index of shotsOf(condition)) if (references[index] && !this.askedBy.has(index)) this.askedBy.set(index, number);
+      const {exemplar} = condition;
+      if (objects[exemplar]) this.shownBy.set(exemplar, [...(this.shownBy.get(exemplar) ?? []), number]);
+      for (const index of shotsOf(condition)) {
+        if (references[index] && !this.askedBy.has(index)) this.askedBy.set(index, number);
+      }
     });
     const origins = new Set(objects.map((object) => object.lineage?.origin));
     this.isMixed = origins.size > 1;
@@ -100,7 +106,9 @@ class Card {
         prompts: this.shownBy.has(index) ? object.prompts : [],
       };
     });
-    if (row.ignore) things.push({rle: row.ignore, area: Infinity, hatched: true, crossed: true, colors: [], label: "", prompts: []});
+    if (row.ignore) {
+      things.push({rle: row.ignore, area: Infinity, hatched: true, crossed: true, colors: [], label: "", prompts: []});
+    }
     const what = (index) => (row.objects[index] ? {object: index} : null);
     return this.#newStage({
       width: row.width, height: row.height, url: data.picture, error: data.picture_error, things,
@@ -112,7 +120,8 @@ class Card {
   }
 
   #newStage(view, nameOf, on = {}) {
-    const trouble = (messages) => this.#complain([...messages].map(([index, message]) => `${nameOf(index)}: ${message}`));
+    const trouble = (messages) => this.#complain([...messages].map(([index, message]) =>
+      `${nameOf(index)}: ${message}`));
     const stage = new Stage({...view, prompts: this.firstKinds}, {...on, trouble});
     this.stages.push(stage);
     return stage;
@@ -158,7 +167,8 @@ class Card {
     press(this.talk.segs, this.pinned?.seg);
     press(this.listed, this.pinned?.object);
     for (const [index, node] of this.shots) {
-      node.setAttribute("aria-pressed", String(this.pinned?.condition !== undefined && this.askedBy.get(index) === this.pinned.condition));
+      const isPinned = this.pinned?.condition !== undefined && this.askedBy.get(index) === this.pinned.condition;
+      node.setAttribute("aria-pressed", String(isPinned));
     }
     this.node.classList.toggle("pinned", this.pinned !== null);
     this.#light(this.pinned ?? (isSame ? null : this.hovered));
@@ -169,7 +179,8 @@ class Card {
     const conditions = new Set(), objects = new Set(), segs = new Set(), references = new Set();
     if (what?.object !== undefined) {
       objects.add(what.object);
-      for (const number of [...this.askers[what.object], ...(this.shownBy.get(what.object) ?? [])]) conditions.add(number);
+      const showing = this.shownBy.get(what.object) ?? [];
+      for (const number of [...this.askers[what.object], ...showing]) conditions.add(number);
     }
     if (what?.condition !== undefined) conditions.add(what.condition);
     if (what?.seg !== undefined) {
@@ -195,7 +206,7 @@ class Card {
     const {row} = this;
     let parts;
     if (what?.object !== undefined) parts = this.#aboutObject(row.objects[what.object], what.object);
-    else if (what?.condition !== undefined) parts = this.#aboutCondition(row.conditions[what.condition], what.condition);
+    else if (what?.condition !== undefined) parts = this.#aboutCondition(what.condition);
     else if (what?.seg !== undefined) parts = this.#aboutSeg(what.seg);
     else parts = this.#legend();
     this.about.replaceChildren(...parts.filter(Boolean));
@@ -208,16 +219,19 @@ class Card {
       this.#swatch(this.askers[index][0]), el("strong", {}, said(this.#nameOf(object, index), 80)),
       ` · ${count(object.area)} px, ${percent(share)} of the picture`,
       object.crowd && " · crowd, serves no condition", " · annotation ", said(object.annotation_id, 40),
-      ...lineageParts(object.lineage), object.prompts.length > 0 && el("div", {}, object.prompts.slice(0, 12).map(promptChip)),
+      ...lineageParts(object.lineage),
+      object.prompts.length > 0 && el("div", {}, object.prompts.slice(0, 12).map(promptChip)),
     ];
   }
 
-  #aboutCondition(condition, number) {
+  #aboutCondition(number) {
+    const condition = this.row.conditions[number];
     const objects = condition.objects.length;
     const example = this.row.objects[condition.exemplar] ?? this.row.references[condition.reference];
     return [
       this.#swatch(number), el("strong", {}, said(condition.text || condition.kind, 160)),
-      ` · ${condition.kind === "region" ? "region" : "phrase"} · ${objects ? `${count(objects)} object${plural(objects)}` : "nothing to be found"}`,
+      ` · ${condition.kind === "region" ? "region" : "phrase"} · `,
+      objects ? `${count(objects)} object${plural(objects)}` : "nothing to be found",
       example && " · shown by annotation ", example && said(example.annotation_id, 40),
       condition.exemplar < 0 && example && " of another picture",
       condition.explanation && el("div", {class: "faint"}, said(condition.explanation, 300)),
@@ -228,8 +242,8 @@ class Card {
   #aboutSeg(ordinal) {
     const asked = this.row.conditions.filter((condition) => condition.seg === ordinal);
     const objects = new Set(asked.flatMap((condition) => condition.objects));
-    return [el("strong", {}, `SEG ${ordinal + 1}`),
-      ` answers ${count(asked.length)} condition${plural(asked.length)} with ${count(objects.size)} mask${plural(objects.size)}`];
+    return [el("strong", {}, `SEG ${ordinal + 1}`), ` answers ${count(asked.length)} condition${plural(asked.length)}`,
+      ` with ${count(objects.size)} mask${plural(objects.size)}`];
   }
 
   /** What to do, and what marks on the picture mean. */
@@ -243,7 +257,8 @@ class Card {
       [this.isMixed, "dashes", "made by a model"],
       [conditions.some((condition) => !condition.objects.length), "none", "asked for, not there"],
     ];
-    const hint = objects.length || conditions.length ? "Point at a mask or a phrase; click to keep it lit." : "Nothing is to be segmented here.";
+    const hint = objects.length || conditions.length
+      ? "Point at a mask or a phrase; click to keep it lit." : "Nothing is to be segmented here.";
     return [el("span", {class: "faint"}, hint), el("div", {class: "legend"}, keys.filter(([isThere]) => isThere)
       .map(([, key, text]) => el("span", {}, el("i", {class: `key ${key}`}), text)))];
   }
@@ -266,10 +281,12 @@ class Card {
     const facts = [
       `row ${count(data.number)}`, row.width > 0 && `${row.width} × ${row.height} px`,
       row.objects.length > 0 && `${count(row.objects.length)} object${plural(row.objects.length)}`,
-      modelled > 0 && `${count(modelled)} by a model`, ["licence: ", said(row.license?.name || row.license?.url || "not stated", 80)],
+      modelled > 0 && `${count(modelled)} by a model`,
+      ["licence: ", said(row.license?.name || row.license?.url || "not stated", 80)],
     ].filter(Boolean);
     const head = el("header", {},
-      el("span", {class: "badge"}, cut(row.variant ? `${row.task} · ${row.variant}`.replaceAll("_", " ") : row.task, 60)[0]),
+      el("span", {class: "badge"},
+        cut(row.variant ? `${row.task} · ${row.variant}`.replaceAll("_", " ") : row.task, 60)[0]),
       el(options.href ? "a" : "span", {class: "id", href: options.href ?? null}, said(row.sample_id, 300)),
       el("span", {class: "facts"}, facts.map((fact, at) => [at > 0 && " · ", fact])));
     const figure = this.stage && el("figure", {}, el("div", {class: "pane"}, this.stage.node),
@@ -281,24 +298,32 @@ class Card {
 
   #controls() {
     const {objects} = this.row;
-    this.maskButton = objects.length > 0 && toggle("Masks", true, (on) => this.stage.show({masks: on}), "shows and hides masks (space)");
+    this.maskButton = objects.length > 0 && toggle("Masks", true, (on) => this.stage.show({masks: on}),
+      "shows and hides masks (space)");
     const shown = new Set(this.firstKinds);
     this.promptButtons = this.kinds.map((kind) => toggle([icon(kind), kind], shown.has(kind), (on) => {
       on ? shown.add(kind) : shown.delete(kind);
       for (const stage of this.stages) stage.show({prompts: shown});
     }, `shows and hides ${kind} prompts; those of what is lit are always shown`));
-    const tint = objects.length > 0 && el("input", {type: "range", min: "0", max: "2", step: "0.1", value: "1", "aria-label": "opacity of masks",
+    const tint = objects.length > 0 && el("input", {type: "range", min: "0", max: "2", step: "0.1", value: "1",
+      "aria-label": "opacity of masks",
       title: "opacity of masks", oninput: (event) => this.stage.show({tint: Number(event.target.value)})});
     return el("div", {class: "controls"}, this.maskButton, tint, this.#origins(),
-      this.kinds.length > 0 && el("span", {class: "group", role: "group", "aria-label": "prompts"}, this.promptButtons));
+      this.kinds.length > 0 && el("span", {class: "group", role: "group", "aria-label": "prompts"},
+        this.promptButtons));
   }
 
   /** Ground truth, pseudo-labels, or both; only where both are there. */
   #origins() {
     if (!this.isMixed) return null;
-    const groups = {both: () => true, "ground truth": (origin) => origin === "human", "pseudo-labels": (origin) => origin !== "human"};
+    const groups = {
+      both: () => true,
+      "ground truth": (origin) => origin === "human",
+      "pseudo-labels": (origin) => origin !== "human",
+    };
     const buttons = Object.entries(groups).map(([name, test]) => {
-      const button = el("button", {type: "button", class: "toggle", "aria-pressed": String(name === "both"), onclick: () => {
+      const button = el("button", {type: "button", class: "toggle", "aria-pressed": String(name === "both"),
+        onclick: () => {
         for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
         const things = new Set();
         this.row.objects.forEach((object, index) => test(object.lineage?.origin) && things.add(index));
@@ -317,7 +342,8 @@ class Card {
     const left = objects.length - MOST_LISTED;
     const details = el("details", {class: "objects", ontoggle: () => {
       if (!details.open || list.childNodes.length) return;
-      list.append(...objects.slice(0, MOST_LISTED).map((object, index) => el("li", {}, this.#objectButton(object, index))));
+      list.append(...objects.slice(0, MOST_LISTED).map((object, index) => el("li", {},
+        this.#objectButton(object, index))));
       press(this.listed, this.pinned?.object);
     }}, el("summary", {}, `${count(objects.length)} object${plural(objects.length)}`), list,
     left > 0 && el("p", {class: "faint"}, `and ${count(left)} more`));
@@ -326,7 +352,8 @@ class Card {
 
   #objectButton(object, index) {
     const score = object.lineage?.score;
-    const button = el("button", {type: "button", class: "object", "aria-pressed": "false", ...this.#listeners({object: index})},
+    const button = el("button", {type: "button", class: "object", "aria-pressed": "false",
+      ...this.#listeners({object: index})},
       this.#swatch(this.askers[index].find((number) => this.colors.has(number))) || el("i", {class: "swatch"}),
       el("span", {class: "name"}, said(this.#nameOf(object, index), 60)), object.crowd && el("em", {}, "crowd"),
       Number.isFinite(score) && el("em", {title: "score"}, String(Number(score.toPrecision(3)))),
@@ -355,12 +382,14 @@ class Card {
     const stage = reference.width > 0 && reference.height > 0 && this.#newStage({
       width: reference.width, height: reference.height, url: shown.picture, error: shown.picture_error,
       name: `an example in another picture, ${reference.prompts.length} prompts`,
-      things: [{rle: reference.rle, area: 1, colors: this.colors.has(asking) ? [this.colors.get(asking)] : [], label: "",
+      things: [{rle: reference.rle, area: 1, colors: this.colors.has(asking) ? [this.colors.get(asking)] : [],
+        label: "",
         hatched: false, prompts: reference.prompts}],
     }, () => `reference ${index + 1}`);
     const name = this.#category(reference.category_id) || this.row.conditions[asking]?.text || "example";
     const isAsked = asking >= 0;
-    const node = el("div", {class: "reference", ...(isAsked ? {role: "button", tabindex: "0", "aria-pressed": "false", onkeydown: pressOnEnter,
+    const node = el("div", {class: "reference", ...(isAsked
+      ? {role: "button", tabindex: "0", "aria-pressed": "false", onkeydown: pressOnEnter,
       ...this.#listeners({condition: asking})} : {})}, stage && stage.node,
     el("div", {class: "caption"}, this.#swatch(asking), this.tags.get(asking), el("b", {}, said(name, 60)),
       el("span", {class: "key-of", title: cut(reference.image_key, 300)[0]}, said(reference.image_key, 80))),
@@ -409,7 +438,8 @@ function toggle(label, on, change, title) {
 
 function icon(kind) {
   const shapes = Object.hasOwn(ICONS, kind) ? ICONS[kind] : [];
-  return svg("svg", {class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true"}, shapes.map(([tag, at]) => svg(tag, at)));
+  return svg("svg", {class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true"},
+    shapes.map(([tag, at]) => svg(tag, at)));
 }
 
 /** A prompt in words: its kind, how much of it lies in its object, and in another. */
@@ -417,17 +447,22 @@ function promptChip(prompt) {
   const isNone = prompt.status === "none";
   const isAmbiguous = !isNone && prompt.other > prompt.inside;
   const who = prompt.version === 0 ? "the source's own" : `profile ${prompt.profile}, version ${prompt.version}`;
-  const title = isNone ? who : `${percent(prompt.inside)} of it inside its object, ${percent(prompt.other)} in another; ${who}`;
-  return el("span", {class: `prompt ${isNone ? "none" : ""} ${isAmbiguous ? "ambiguous" : ""}`, title: cut(title, 200)[0]},
-    icon(prompt.kind), el("b", {}, cut(prompt.kind, 20)[0]), el("span", {}, isNone ? "none" : `${percent(prompt.inside)} inside`),
-    prompt.other > 0 && !isNone && el(isAmbiguous ? "em" : "span", {class: "other"}, `${percent(prompt.other)} in another`),
+  const title = isNone
+    ? who : `${percent(prompt.inside)} of it inside its object, ${percent(prompt.other)} in another; ${who}`;
+  const name = `prompt ${isNone ? "none" : ""} ${isAmbiguous ? "ambiguous" : ""}`;
+  return el("span", {class: name, title: cut(title, 200)[0]},
+    icon(prompt.kind), el("b", {}, cut(prompt.kind, 20)[0]),
+    el("span", {}, isNone ? "none" : `${percent(prompt.inside)} inside`),
+    prompt.other > 0 && !isNone && el(isAmbiguous ? "em" : "span", {class: "other"},
+      `${percent(prompt.other)} in another`),
     prompt.status === "fallback" && el("em", {}, "fallback"));
 }
 
 function lineageParts(lineage) {
   if (!lineage || lineage.origin === "human") return [];
   const number = (name, value) => Number.isFinite(value) && `${name} ${Number(value.toPrecision(3))}`;
-  return [lineage.origin, lineage.labeler, lineage.revision, number("round", lineage.round), number("score", lineage.score),
+  return [lineage.origin, lineage.labeler, lineage.revision, number("round", lineage.round),
+    number("score", lineage.score),
     number("stability", lineage.stability), lineage.reviewer && `reviewed by ${lineage.reviewer}`]
     .filter(Boolean).flatMap((part, at) => [at ? ", " : " · ", said(part, 40)]);
 }
@@ -438,8 +473,4 @@ function mark(nodes, lit) {
 
 function press(nodes, pinned) {
   for (const [key, node] of nodes) node.setAttribute("aria-pressed", String(key === pinned));
-}
-
-function plural(number) {
-  return number === 1 ? "" : "s";
 }

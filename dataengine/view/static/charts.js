@@ -36,7 +36,7 @@ export function niceStep(least, whole = true) {
 
 /**
  * A table whose last columns are a number, its share and a bar.
- * @param {object} chart {caption, heads: names of the label's columns, rows: [{labels: texts, value, note}], unit, of: whole}
+ * @param {object} chart {caption, heads: names of the label's columns, rows: [{labels: texts, value}], unit, of: whole}
  */
 export function barTable({caption, heads, rows, unit, of = null}) {
   const most = Math.max(1, ...rows.map((row) => row.value));
@@ -52,14 +52,18 @@ export function barTable({caption, heads, rows, unit, of = null}) {
       el("td", {class: "track", "aria-hidden": "true"}, el("i", {"--size": row.value / most})))))));
 }
 
-/** One bar in parts, with a legend that gives their numbers. @param {object} chart {label, unit, parts: [{name, value, about}]} */
+/**
+ * One bar in parts, with a legend that gives their numbers.
+ * @param {object} chart {label, unit, parts: [{name, value, about}]}
+ */
 export function partBar({label, unit, parts}) {
   const total = parts.reduce((sum, part) => sum + part.value, 0);
   return el("div", {class: "parts"},
     el("div", {class: "partbar", "aria-hidden": "true"},
       parts.map((part, index) => part.value > 0 && el("i", {class: `part${index}`, "--size": part.value / total}))),
     el("ul", {"aria-label": label}, parts.map((part, index) => el("li", {},
-      el("i", {class: `key part${index}`}), el("b", {}, part.name), part.about && el("span", {class: "faint"}, ` ${part.about}`),
+      el("i", {class: `key part${index}`}), el("b", {}, part.name),
+      part.about && el("span", {class: "faint"}, ` ${part.about}`),
       ` ${percent(total ? part.value / total : 0)}`, el("span", {class: "faint"}, ` ${count(part.value)} ${unit}`)))));
 }
 
@@ -77,7 +81,8 @@ export function histogram(chart) {
   const tell = (index) => {
     bars.forEach((bar, at) => bar.classList.toggle("lit", at === index));
     said.replaceChildren(...(index === null ? [el("span", {class: "faint"}, `${count(total)} ${of}`)]
-      : [el("b", {}, binName(chart, index)), ` ${unit}: ${count(counts[index])} ${of}, ${percent(counts[index] / total)}`]));
+      : [el("b", {}, binName(chart, index)),
+        ` ${unit}: ${count(counts[index])} ${of}, ${percent(counts[index] / total)}`]));
   };
   const bars = counts.map((value) => el("i", {"--size": value / top, class: value ? "bar" : "bar none"}));
   let at = null;
@@ -97,16 +102,19 @@ export function histogram(chart) {
   }, ticks.slice(1).map((tick) => el("i", {class: "rule", "--at": tick / top})), bars);
   const under = (event) => {
     const box = plot.getBoundingClientRect();
-    return Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * counts.length), 0), counts.length - 1);
+    return Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * counts.length), 0),
+      counts.length - 1);
   };
   tell(null);
   return el("figure", {class: "histogram"},
     el("figcaption", {}, el("h4", {}, title), about && el("p", {class: "faint"}, about)),
     said,
     el("div", {class: "axes"},
-      el("div", {class: "yaxis", "aria-hidden": "true"}, ticks.map((tick) => el("span", {"--at": tick / top}, shortNumber(tick)))),
+      el("div", {class: "yaxis", "aria-hidden": "true"},
+        ticks.map((tick) => el("span", {"--at": tick / top}, shortNumber(tick)))),
       plot,
-      el("div", {class: "xaxis", "aria-hidden": "true"}, placesOf(chart).map(({at: place, text}) => el("span", {"--at": place}, text))),
+      el("div", {class: "xaxis", "aria-hidden": "true"},
+        placesOf(chart).map(({at: place, text}) => el("span", {"--at": place}, text))),
       el("div", {class: "xname faint", "aria-hidden": "true"}, chart.log ? `${unit}, on a logarithmic axis` : unit)),
     numbersOf(chart, total));
 }
@@ -124,7 +132,8 @@ function placesOf({edges, counts, shares, log, open}) {
   const number = counts.length;
   if (shares) return [0, 0.25, 0.5, 0.75, 1].map((at) => ({at, text: percent(at, 0)}));
   if (log) {
-    const powers = edges.map((edge, index) => ({at: index / number, edge})).filter(({edge}) => edge === 0 || Number.isInteger(Math.log10(edge)));
+    const powers = edges.map((edge, index) => ({at: index / number, edge}))
+      .filter(({edge}) => edge === 0 || Number.isInteger(Math.log10(edge)));
     return powers.map(({at, edge}) => ({at, text: shortNumber(edge)}));
   }
   const width = edges[1] - edges[0];

@@ -28,9 +28,18 @@ export function count(number) {
   return typeof number === "number" ? number.toLocaleString("en-US") : String(number);
 }
 
-/** A share such as "97.5 %". */
+/** The end of a noun after a number. */
+export function plural(number) {
+  return number === 1 ? "" : "s";
+}
+
+/** A share such as "97.5 %"; it is rounded neither to nothing nor to all. */
 export function percent(share, digits = 1) {
-  return Number.isFinite(share) ? `${(100 * share).toFixed(digits).replace(/\.0+$/, "")} %` : "–";
+  if (!Number.isFinite(share)) return "–";
+  const least = 10 ** -digits;
+  if (share > 0 && 100 * share < least / 2) return `< ${least} %`;
+  if (share < 1 && 100 * share >= 100 - least / 2) return `> ${(100 - least).toFixed(digits)} %`;
+  return `${(100 * share).toFixed(digits).replace(/\.0+$/, "")} %`;
 }
 
 /** The first `most` code points of a text, and how many are left out. */

@@ -2,7 +2,7 @@
 
 import {renderCard} from "./card.js";
 import {barTable, histogram, partBar} from "./charts.js";
-import {copyButton, count, cut, el, percent} from "./dom.js";
+import {copyButton, count, cut, el, percent, plural} from "./dom.js";
 import {drawAll} from "./stage.js";
 
 const TOP = 30; // categories drawn as bars
@@ -25,7 +25,8 @@ part("build", "Build", build);
 part("samples", "Samples", samples);
 document.getElementById("report").replaceWith(el("main", {class: "page"},
   head(), tiles(),
-  el("nav", {class: "contents", "aria-label": "sections"}, sections.map(({id, title}) => el("a", {href: `#${id}`}, title))),
+  el("nav", {class: "contents", "aria-label": "sections"}, 
+    sections.map(({id, title}) => el("a", {href: `#${id}`}, title))),
   sections.map(({node}) => node)));
 if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
@@ -57,23 +58,28 @@ function head() {
     generator.dataengine && ["dataengine", generator.dataengine],
     data.replays && ["replays", el("code", {}, data.replays.slice(0, 16))],
   ].filter(Boolean);
-  return el("header", {}, el("h1", {dir: "auto"}, data.title), data.description && el("p", {dir: "auto"}, data.description),
-    el("ul", {class: "made"}, facts.map(([name, value]) => el("li", {}, el("span", {class: "faint"}, `${name} `), value))));
+  return el("header", {}, el("h1", {dir: "auto"}, data.title),
+    data.description && el("p", {dir: "auto"}, data.description),
+    el("ul", {class: "made"}, facts.map(([name, value]) =>
+      el("li", {}, el("span", {class: "faint"}, `${name} `), value))));
 }
 
 function tiles() {
   const named = Object.values(stats.categories).flat();
   const used = named.filter((category) => category.objects > 0).length;
   const {pictures} = stats;
-  const stored = [["embedded", pictures.samples.embedded], ["by reference", pictures.samples.by_reference], ["none", pictures.samples.none]]
+  const {embedded, by_reference: byReference, none} = pictures.samples;
+  const stored = [["embedded", embedded], ["by reference", byReference], ["none", none]]
     .filter(([, number]) => number > 0);
   const [size, unit] = bytes(stats.bytes);
   const shown = [
     ["Samples", count(stats.samples), null],
-    ["Pictures", count(pictures.count), stored.map(([name, number]) => stored.length > 1 ? `${name} in ${count(number)} samples` : name).join(", ")],
-    ["Objects with masks", count(data.objects), stats.samples ? `${(data.objects / stats.samples).toFixed(1)} a sample` : null],
+    ["Pictures", count(pictures.count),
+      stored.map(([name, number]) => stored.length > 1 ? `${name} in ${count(number)} samples` : name).join(", ")],
+    ["Objects with masks", count(data.objects),
+      stats.samples ? `${(data.objects / stats.samples).toFixed(1)} a sample` : null],
     ["Categories", count(used), used < named.length ? `of ${count(named.length)} have objects` : null],
-    ["Shards", `${size} ${unit}`, `in ${count(data.shards)} file${data.shards === 1 ? "" : "s"}`],
+    ["Shards", `${size} ${unit}`, `in ${count(data.shards)} file${plural(data.shards)}`],
     ["Quarantined", count(data.quarantine.total), "records"],
   ];
   return el("dl", {class: "tiles"}, shown.map(([name, value, about]) =>
@@ -87,9 +93,11 @@ function composition() {
   const rows = stats.by.map((row) => ({labels: heads.map((key) => row[key] || "–"), value: row.samples}));
   const nodes = [box(barTable({caption: "samples by task, variant, source and split", heads, rows,
     unit: "samples", of: stats.samples}))];
-  const sums = [["task", "task"], ["source", "source"]].map(([name, key]) => [name, sumBy(stats.by, key)]).filter(([, sum]) => sum.length > 1 && sum.length < rows.length);
+  const sums = ["task", "source"].map((key) => [key, sumBy(stats.by, key)])
+    .filter(([, sum]) => sum.length > 1 && sum.length < rows.length);
   if (sums.length) nodes.push(el("div", {class: "twin"}, sums.map(([name, sum]) => box(el("h4", {}, `By ${name}`),
-    barTable({caption: `samples by ${name}`, heads: [name], rows: sum.map(([label, value]) => ({labels: [label], value})), unit: "samples", of: stats.samples})))));
+    barTable({caption: `samples by ${name}`, heads: [name],
+      rows: sum.map(([label, value]) => ({labels: [label], value})), unit: "samples", of: stats.samples})))));
   return ["Samples by task, variant, source and split.", nodes];
 }
 
@@ -115,10 +123,13 @@ function categoriesOf(rows) {
   const used = rows.filter((row) => row.objects > 0);
   const total = rows.reduce((sum, row) => sum + row.objects, 0);
   const top = used.slice(0, TOP).map((row) => ({labels: [row.name], value: row.objects}));
-  const said = [used.length > TOP ? `The ${TOP} most frequent of ${count(used.length)} categories that have objects.` : null,
-    used.length < rows.length ? `${count(rows.length - used.length)} of ${count(rows.length)} categories have none.` : null];
+  const said = [
+    used.length > TOP && `The ${TOP} most frequent of ${count(used.length)} categories that have objects.`,
+    used.length < rows.length && `${count(rows.length - used.length)} of ${count(rows.length)} categories have none.`,
+  ];
   return [
-    used.length ? barTable({caption: "objects of the most frequent categories", heads: ["category"], rows: top, unit: "objects", of: total}) : null,
+    used.length > 0 && barTable({
+      caption: "objects of the most frequent categories", heads: ["category"], rows: top, unit: "objects", of: total}),
     el("p", {class: "faint"}, said.filter(Boolean).join(" ")),
     allCategories(rows, total),
   ].filter(Boolean);
@@ -130,14 +141,18 @@ function allCategories(rows, total) {
   const show = (text) => {
     const shown = rows.filter((row) => row.name.toLowerCase().includes(text) || String(row.id) === text);
     found.textContent = `${count(shown.length)} of ${count(rows.length)}`;
-    body.replaceChildren(...shown.map((row) => el("tr", {}, el("td", {class: "number"}, String(row.id)), el("th", {scope: "row", dir: "auto"}, row.name),
-      el("td", {class: "number"}, count(row.objects)), el("td", {class: "number faint"}, percent(total ? row.objects / total : 0, 2)))));
+    body.replaceChildren(...shown.map((row) => el("tr", {}, el("td", {class: "number"}, String(row.id)),
+      el("th", {scope: "row", dir: "auto"}, row.name),
+      el("td", {class: "number"}, count(row.objects)),
+      el("td", {class: "number faint"}, percent(total ? row.objects / total : 0, 2)))));
   };
   const details = el("details", {ontoggle: () => details.open && !body.firstChild && show("")},
     el("summary", {}, `All ${count(rows.length)} categories`),
-    el("div", {class: "search"}, el("input", {type: "search", placeholder: "name or id", "aria-label": "search categories",
+    el("div", {class: "search"}, el("input", {type: "search", placeholder: "name or id",
+      "aria-label": "search categories",
       oninput: (event) => show(event.target.value.trim().toLowerCase())}), found),
-    el("div", {class: "long"}, el("table", {}, el("thead", {}, el("tr", {}, ["id", "category", "objects", "share"].map((name) =>
+    el("div", {class: "long"}, el("table", {}, el("thead", {},
+      el("tr", {}, ["id", "category", "objects", "share"].map((name) =>
       el("th", {scope: "col", class: name === "category" ? null : "number"}, name)))), body)));
   return details;
 }
@@ -166,7 +181,8 @@ function objects() {
 function numbers(title, found, unit, of, more = {}) {
   if (!found?.count || !found.histogram?.counts.length) return null;
   const {quantiles} = found;
-  const about = `mean ${found.mean.toLocaleString("en-US", {maximumFractionDigits: found.mean < 100 ? 1 : 0})}, median ${count(quantiles["0.5"])}, ` +
+  const mean = found.mean.toLocaleString("en-US", {maximumFractionDigits: found.mean < 100 ? 1 : 0});
+  const about = `mean ${mean}, median ${count(quantiles["0.5"])}, ` +
     `95 % up to ${count(quantiles["0.95"])}, largest ${count(quantiles["1"])}`;
   return histogram({title, about, ...found.histogram, unit, of, ...more});
 }
@@ -185,24 +201,31 @@ function prompts() {
   const heads = ["kind", "profile", "status", "prompts", "mean inside", "wholly inside", "ambiguous"];
   const table = el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, heads.map((name, index) =>
     el("th", {scope: "col", class: index > 2 ? "number" : null}, name)))),
-  el("tbody", {}, stats.prompts.map((row) => el("tr", {}, el("th", {scope: "row"}, row.kind), el("td", {}, row.profile || "–"), el("td", {}, row.status),
+  el("tbody", {}, stats.prompts.map((row) => el("tr", {}, el("th", {scope: "row"}, row.kind),
+    el("td", {}, row.profile || "–"), el("td", {}, row.status),
     el("td", {class: "number"}, count(row.count)),
-    [row.inside, row.whole, row.ambiguous].map((share) => el("td", {class: "number"}, row.status === "none" ? "–" : percent(share))))))));
+    [row.inside, row.whole, row.ambiguous].map((share) =>
+      el("td", {class: "number"}, row.status === "none" ? "–" : percent(share))))))));
   const charts = stats.prompts.filter((row) => row.status !== "none" && row.count > 0).map((row) => histogram({
-    title: `${row.kind}${row.status === "ok" ? "" : `, ${row.status}`}`, about: row.profile ? `profile ${row.profile}` : null,
-    edges: row.inside_histogram.edges, counts: row.inside_histogram.counts, shares: true, unit: "inside its object", of: "prompts"}));
-  return ["How much of each prompt lies inside its object. An ambiguous one lies more in another object than in its own; " +
-    "a fallback is one that could not be drawn as its profile asks.", box(table), box(el("div", {class: "charts"}, charts))];
+    title: `${row.kind}${row.status === "ok" ? "" : `, ${row.status}`}`,
+    about: row.profile ? `profile ${row.profile}` : null,
+    ...row.inside_histogram, shares: true, unit: "inside its object", of: "prompts"}));
+  const about = "How much of each prompt lies inside its object. An ambiguous one lies more in another object than " +
+    "in its own; a fallback is one that could not be drawn as its profile asks.";
+  return [about, box(table), box(el("div", {class: "charts"}, charts))];
 }
 
 function lineage() {
   const rows = stats.lineage.objects;
   if (!rows.some((row) => row.origin !== "human")) return null;
-  const charts = [["Score", stats.lineage.score], ["Stability", stats.lineage.stability]].filter(([, found]) => found.count)
-    .map(([title, found]) => histogram({title, about: `mean ${found.mean.toFixed(3)}`, ...found.histogram, shares: true, unit: title.toLowerCase(), of: "objects"}));
+  const charts = ["score", "stability"].filter((name) => stats.lineage[name].count).map((name) => histogram({
+    title: name[0].toUpperCase() + name.slice(1), about: `mean ${stats.lineage[name].mean.toFixed(3)}`,
+    ...stats.lineage[name].histogram, shares: true, unit: name, of: "objects"}));
   return ["Who labelled the objects: people, or models in rounds of relabelling.", box(barTable({
-    caption: "objects by origin", heads: ["origin", "labeler", "round"], unit: "objects", of: rows.reduce((sum, row) => sum + row.objects, 0),
-    rows: rows.map((row) => ({labels: [row.origin, row.labeler ?? "–", row.round === null ? "–" : plainText(row.round)], value: row.objects}))})),
+    caption: "objects by origin", heads: ["origin", "labeler", "round"], unit: "objects",
+    of: rows.reduce((sum, row) => sum + row.objects, 0),
+    rows: rows.map(({origin, labeler, round, objects}) =>
+      ({labels: [origin, labeler ?? "–", round === null ? "–" : plainText(round)], value: objects}))})),
   charts.length > 0 && box(el("div", {class: "charts"}, charts))];
 }
 
@@ -216,24 +239,33 @@ function records() {
     el("thead", {}, el("tr", {}, ["unit", "read", "= built", "+ quarantined", "+ filtered"].map((name, index) =>
       el("th", {scope: "col", class: index ? "number" : null}, name)))),
     el("tbody", {}, units.map((unit) => el("tr", {}, el("th", {scope: "row"}, unit),
-      [read[unit], built[unit] ?? 0, sum(quarantined[unit]), sum(filtered[unit])].map((number) => el("td", {class: "number"}, count(number))))))));
-  const reasons = Object.entries(filtered).flatMap(([unit, found]) => Object.entries(found).map(([reason, value]) => ({labels: [reason, unit], value})))
-    .sort((a, b) => b.value - a.value);
+      [read[unit], built[unit] ?? 0, sum(quarantined[unit]), sum(filtered[unit])].map((number) =>
+        el("td", {class: "number"}, count(number))))))));
+  const reasons = reasonsOf(filtered);
   const {roles, missing, by_content: byContent} = data.forbidden;
   const held = Object.entries(roles ?? {}).map(([role, value]) => ({labels: [role], value}));
   const looked = Array.isArray(missing) ? missing : Object.keys(missing ?? {});
   return ["Every record that was read was built, quarantined or filtered for a reason.", box(table),
     reasons.length > 0 && [el("h3", {}, "Filtered, by reason"), box(byReason("filtered records", reasons))],
     (held.length > 0 || looked.length > 0) && [el("h3", {}, "Forbidden to training, by role"), box(
-      held.length > 0 && barTable({caption: "pictures that are not trained on", heads: ["role"], rows: held, unit: "pictures"}),
+      held.length > 0 && barTable({caption: "pictures that are not trained on", heads: ["role"], rows: held,
+        unit: "pictures"}),
       byContent > 0 && el("p", {class: "faint"}, `${count(byContent)} of them are also known by their bytes.`),
       looked.length > 0 && el("p", {class: "faint"}, `Looked for, and not there: ${looked.join(", ")}.`))],
     el("h3", {}, "Quarantine"), box(quarantine(quarantined))];
 }
 
+/** Rows of a table of reasons, the most frequent first. */
+function reasonsOf(units) {
+  return Object.entries(units)
+    .flatMap(([unit, found]) => Object.entries(found).map(([reason, value]) => ({labels: [reason, unit], value})))
+    .sort((a, b) => b.value - a.value);
+}
+
 /** Bars of the most frequent reasons; all of them on demand. */
 function byReason(what, rows) {
-  const bars = (shown) => barTable({caption: `${what} by reason`, heads: ["reason", "unit"], rows: shown, unit: "records"});
+  const bars = (shown) => barTable({caption: `${what} by reason`, heads: ["reason", "unit"], rows: shown,
+    unit: "records"});
   if (rows.length <= FIRST + 3) return bars(rows);
   const place = el("div", {}, bars(rows.slice(0, FIRST)));
   const button = el("button", {type: "button", class: "quiet", onclick: () => {
@@ -244,17 +276,18 @@ function byReason(what, rows) {
 }
 
 function quarantine(reasons) {
-  const rows = Object.entries(reasons).flatMap(([unit, found]) => Object.entries(found).map(([reason, value]) => ({labels: [reason, unit], value})))
-    .sort((a, b) => b.value - a.value);
+  const rows = reasonsOf(reasons);
   if (!rows.length) return el("p", {class: "faint"}, "Nothing was quarantined.");
   const {examples, replay} = data.quarantine;
   return [byReason("quarantined records", rows),
     command("Build them again, with the sources and the program as they are now", replay),
-    el("details", {}, el("summary", {}, `Examples, ${count(examples.length)} of ${count(data.quarantine.total)}`), examples.map(badRecord))];
+    el("details", {}, el("summary", {}, `Examples, ${count(examples.length)} of ${count(data.quarantine.total)}`),
+      examples.map(badRecord))];
 }
 
 function badRecord(row) {
-  return el("div", {class: "bad-record"}, el("p", {}, el("b", {}, row.reason), ` · ${row.unit} · ${row.source}/${row.split}`),
+  return el("div", {class: "bad-record"}, el("p", {}, el("b", {}, row.reason),
+    ` · ${row.unit} · ${row.source}/${row.split}`),
     el("p", {}, row.message), el("p", {class: "faint"}, `${row.file}: ${row.record}`),
     row.payload && el("details", {}, el("summary", {}, "The record"), el("pre", {tabindex: "0"}, row.payload,
       row.left > 0 && `\n… ${count(row.left)} more characters`)));
@@ -265,14 +298,19 @@ function mixture() {
   if (!data.mixing && !expected.length) return null;
   const nodes = [];
   if (data.mixing) {
-    const columns = [["n_d", (row) => count(row.num_samples)], ["f_d", (row) => percent(row.fraction, 2)], ["r_d", (row) => row.factor.toFixed(3)],
-      ["drawn in an epoch", (row) => count(row.length)], ["share", (row) => percent(row.share, 2)], ["epochs", (row) => row.epochs.toFixed(2)]];
-    nodes.push(box(el("p", {class: "faint"}, "n_d: training samples; f_d: their share; r_d: how often the rule repeats them; " +
-      "epochs: how often an average sample is drawn in one epoch."), tableOf(["source", ...columns.map(([name]) => name)],
+    const columns = [
+      ["n_d", (row) => count(row.num_samples)], ["f_d", (row) => percent(row.fraction, 2)],
+      ["r_d", (row) => row.factor.toFixed(3)], ["drawn in an epoch", (row) => count(row.length)],
+      ["share", (row) => percent(row.share, 2)], ["epochs", (row) => row.epochs.toFixed(2)],
+    ];
+    const about = "n_d: training samples; f_d: their share; r_d: how often the rule repeats them; " +
+      "epochs: how often an average sample is drawn in one epoch.";
+    nodes.push(box(el("p", {class: "faint"}, about), tableOf(["source", ...columns.map(([name]) => name)],
       data.mixing.map((row) => [row.name, ...columns.map(([, text]) => text(row))]))));
   }
   if (expected.length) {
-    nodes.push(el("h3", {}, "Published and found"), box(tableOf(["source", "published", "found", "difference"], expected.map(([name, row]) =>
+    nodes.push(el("h3", {}, "Published and found"), box(tableOf(["source", "published", "found", "difference"],
+      expected.map(([name, row]) =>
       [name, count(row.expected), count(row.found), signed(row.found - row.expected)])),
     data.surprises.map((line) => el("p", {class: "warn"}, line))));
   }
@@ -284,9 +322,12 @@ function signed(number) {
 }
 
 function licences() {
-  const rows = Object.entries(stats.licenses).map(([name, value]) => ({labels: [name === "None" ? "not stated" : name], value})).sort((a, b) => b.value - a.value);
+  const rows = Object.entries(stats.licenses)
+    .map(([name, value]) => ({labels: [name === "None" ? "not stated" : name], value}))
+    .sort((a, b) => b.value - a.value);
   return rows.length ? ["Licences of the pictures, as their sources state them.",
-    box(barTable({caption: "samples by licence of their picture", heads: ["licence"], rows, unit: "samples", of: stats.samples}))] : null;
+    box(barTable({caption: "samples by licence of their picture", heads: ["licence"], rows, unit: "samples",
+      of: stats.samples}))] : null;
 }
 
 // --- how it was built ------------------------------------------------------------------------------------------------
@@ -296,18 +337,24 @@ function build() {
   const nodes = [];
   if (status?.seconds && Object.keys(status.seconds).length) {
     const rows = Object.entries(status.seconds);
-    const before = status.images_before > 0 ? `; it went on from ${count(status.images_before)} pictures done before` : "";
-    nodes.push(box(el("h4", {}, "Time"), tableOf(["stage", "time"], rows.map(([name, seconds]) => [name, duration(seconds)])),
-      el("p", {class: "faint"}, `${count(status.workers ?? 1)} worker${status.workers === 1 ? "" : "s"}, ` +
-        `${Number(status.images_per_s ?? 0).toLocaleString("en-US", {maximumFractionDigits: 0})} pictures a second while building${before}.`)));
+    const before = status.images_before > 0
+      ? `; it went on from ${count(status.images_before)} pictures done before` : "";
+    const speed = Number(status.images_per_s ?? 0).toLocaleString("en-US", {maximumFractionDigits: 0});
+    nodes.push(box(el("h4", {}, "Time"), tableOf(["stage", "time"],
+      rows.map(([name, seconds]) => [name, duration(seconds)])),
+      el("p", {class: "faint"}, `${count(status.workers ?? 1)} worker${plural(status.workers ?? 1)}, ` +
+        `${speed} pictures a second while building${before}.`)));
   }
-  const settings = {recipe: data.title, seed: data.seed, limit: data.limit, ...data.recipe, generator: data.generator, version: data.version};
+  const settings = {recipe: data.title, seed: data.seed, limit: data.limit, ...data.recipe, generator: data.generator,
+    version: data.version};
   nodes.push(box(el("h4", {}, "Settings"), facts(settings)));
   return ["From which sources, how, and how long it took.", el("div", {class: "twin"}, nodes),
     status?.command && box(command("The command", status.command), command("Check the dataset", data.validate)),
     !status?.command && box(command("Check the dataset", data.validate)),
-    el("h3", {}, "Sources"), box(tableOf(["source", "task", "builder", "pictures or rows", "categories", "options"], data.sources.map((source) =>
-      [source.source, source.task, source.builder, count(source.images ?? 0), count(source.categories), optionsOf(source.options)]), [3, 4]))];
+    el("h3", {}, "Sources"), box(tableOf(["source", "task", "builder", "pictures or rows", "categories", "options"],
+      data.sources.map((source) =>
+      [source.source, source.task, source.builder, count(source.images ?? 0), count(source.categories),
+        optionsOf(source.options)]), [3, 4]))];
 }
 
 /** Settings as a list of names and values, nested ones with dots. */
@@ -315,25 +362,29 @@ function facts(values) {
   const rows = [];
   const add = (name, value) => {
     if (value === null || value === undefined) return;
-    if (typeof value === "object" && !Array.isArray(value)) for (const [key, item] of Object.entries(value)) add(`${name}.${key}`, item);
-    else rows.push([name, Array.isArray(value) ? value.join(", ") : String(value)]);
+    if (typeof value === "object" && !Array.isArray(value)) {
+      for (const [key, item] of Object.entries(value)) add(`${name}.${key}`, item);
+    } else rows.push([name, Array.isArray(value) ? value.join(", ") : String(value)]);
   };
   for (const [name, value] of Object.entries(values)) add(name, value);
   return tableOf(["setting", "value"], rows, []);
 }
 
 function optionsOf(options) {
-  return Object.entries(options ?? {}).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") || "–";
+  return Object.entries(options ?? {}).map(([name, value]) =>
+    `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") || "–";
 }
 
 function command(label, text) {
-  return el("div", {class: "command"}, el("span", {class: "faint"}, label), el("code", {tabindex: "0"}, text), copyButton("Copy", () => text));
+  return el("div", {class: "command"}, el("span", {class: "faint"}, label), el("code", {tabindex: "0"}, text),
+    copyButton("Copy", () => text));
 }
 
 /** A table; numbers stand to the right: in all columns but the first, or in those named. */
 function tableOf(heads, rows, right = heads.map((_, index) => index).slice(1)) {
   return el("div", {class: "scroll"}, el("table", {},
-    el("thead", {}, el("tr", {}, heads.map((head, index) => el("th", {scope: "col", class: right.includes(index) ? "number" : null}, head)))),
+    el("thead", {}, el("tr", {}, heads.map((head, index) =>
+      el("th", {scope: "col", class: right.includes(index) ? "number" : null}, head)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, index) => index
       ? el("td", {class: right.includes(index) ? "number" : null}, cell) : el("th", {scope: "row"}, cell)))))));
 }
@@ -364,17 +415,20 @@ function samples() {
   });
   addEventListener("afterprint", () => rest?.());
   const kinds = new Map();
-  for (const slot of slots) if (slot.sample.row) kinds.set(kindOf(slot.sample), [...(kinds.get(kindOf(slot.sample)) ?? []), slot]);
-  const choice = kinds.size > 1 && el("div", {class: "search"}, el("label", {}, "Show ", el("select", {onchange: (event) => {
+  for (const {sample} of slots) if (sample.row) kinds.set(kindOf(sample), (kinds.get(kindOf(sample)) ?? 0) + 1);
+  const choice = kinds.size > 1 && el("div", {class: "search"},
+    el("label", {}, "Show ", el("select", {onchange: (event) => {
     const wanted = event.target.value;
     for (const {sample, node} of slots) node.hidden = wanted !== "" && !(sample.row && kindOf(sample) === wanted);
   }}, el("option", {value: ""}, `all ${count(slots.length)} samples`),
-  [...kinds].map(([kind, found]) => el("option", {value: kind}, `${kind} (${count(found.length)})`)))));
+  [...kinds].map(([kind, number]) => el("option", {value: kind}, `${kind} (${count(number)})`)))));
   const {strata, seed} = data.gallery;
   const how = strata.length > 1
-    ? `evenly from each of ${count(strata.length)} kinds (source, split, task, variant); how frequent a kind is, they do not show`
+    ? `evenly from each of ${count(strata.length)} kinds (source, split, task, variant); ` +
+      "how frequent a kind is, they do not show"
     : "at random";
-  return [`${count(slots.length)} of ${count(stats.samples)} samples, drawn with seed ${plainText(seed)} ${how}.`, choice, list];
+  return [`${count(slots.length)} of ${count(stats.samples)} samples, drawn with seed ${plainText(seed)} ${how}.`,
+    choice, list];
 }
 
 function kindOf({row}) {
@@ -382,11 +436,13 @@ function kindOf({row}) {
 }
 
 function slotOf(sample) {
-  return el("div", {class: "slot waiting"}, sample.row ? cut(sample.row.sample_id, 200)[0] : `row ${count(sample.number)}`);
+  return el("div", {class: "slot waiting"}, 
+    sample.row ? cut(sample.row.sample_id, 200)[0] : `row ${count(sample.number)}`);
 }
 
 function tooLarge(sample) {
-  return el("article", {class: "card"}, el("p", {}, `Row ${count(sample.number)} of ${sample.shard} is too large for this page.`),
+  return el("article", {class: "card"},
+    el("p", {}, `Row ${count(sample.number)} of ${sample.shard} is too large for this page.`),
     sample.commands.map(({label, command: text}) => command(label, text)));
 }
 
@@ -403,9 +459,9 @@ function bytes(number) {
 }
 
 function duration(seconds) {
-  if (seconds < 60) return `${Number(seconds).toFixed(seconds < 10 ? 1 : 0)} s`;
-  const minutes = Math.floor(seconds / 60);
-  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${count(Math.floor(minutes / 60))} h ${minutes % 60} min`;
+  if (seconds < 59.5) return `${Number(seconds).toFixed(seconds < 10 ? 1 : 0)} s`;
+  const whole = Math.round(seconds), minutes = Math.floor(whole / 60);
+  return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${count(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
 function day(seconds) {

@@ -15,7 +15,8 @@ export class MaskError extends Error {}
 export function decodeRuns(text, height, width) {
   const total = height * width;
   if (!(height > 0 && width > 0)) throw new MaskError("the canvas has no pixels");
-  if (total > MOST_PIXELS || Math.max(height, width) > MOST_ACROSS) throw new MaskError("the canvas is too large to be shown");
+  if (total > MOST_PIXELS || Math.max(height,
+    width) > MOST_ACROSS) throw new MaskError("the canvas is too large to be shown");
   const runs = new Int32Array(text.length + 1);
   let used = 0, position = 0, at = 0, before = 0, last = 0, number = 0;
   while (at < text.length) {
@@ -53,7 +54,8 @@ export function grid(size, rendered) {
 
 /**
  * Paint a mask's runs with a value, at another scale.
- * @param {Uint16Array} owner (columns * rows), column-major @param {Int32Array} runs @param {number} height of the canvas
+ * @param {Uint16Array} owner (columns * rows), column-major @param {Int32Array} runs @param {number} height of the
+ *   canvas
  * @param {Int32Array} xs grid of columns @param {Int32Array} ys grid of rows @param {number} rows rendered
  * @param {boolean} thick whether what falls between rendered pixels is drawn one wide
  * @returns {number} pixels painted
@@ -87,7 +89,8 @@ export function boundsOf(runs, height) {
   let top = height, bottom = 0;
   for (let run = 0; run < runs.length; run += 2) {
     const from = runs[run] % height, last = (runs[run + 1] - 1) % height;
-    if (runs[run + 1] - runs[run] > last + 1) return [Math.floor(runs[0] / height), 0, right, height]; // over a column's end
+    if (runs[run + 1] - runs[run] > last + 1) return [Math.floor(runs[0] / height), 0, right,
+      height]; // over a column's end
     top = Math.min(top, from);
     bottom = Math.max(bottom, last + 1);
   }

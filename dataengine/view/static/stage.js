@@ -23,10 +23,7 @@ export function drawAll(node) {
   const mine = [...node.querySelectorAll(".stage")];
   for (const stage of mine) stages.get(stage)?.print();
   return function rest() {
-    for (const stage of mine) {
-      nearby.unobserve(stage); // and again: it is told at once whether it is near
-      nearby.observe(stage);
-    }
+    for (const stage of mine) nearby.observe(stage);
   };
 }
 
@@ -50,14 +47,16 @@ export class Stage {
     this.lit = new Set();
     this.hovered = -1;
     const low = (thing) => (thing.hatched ? Infinity : Number(thing.area) || 0);
-    this.order = view.things.map((_, index) => index).sort((a, b) => low(view.things[b]) - low(view.things[a]) || a - b);
+    this.order = view.things.map((_, index) => index)
+      .sort((a, b) => low(view.things[b]) - low(view.things[a]) || a - b);
     this.canvas = el("canvas", {class: "masks", width: 0, height: 0, "aria-hidden": "true"});
     this.marks = svg("svg", {
       class: "marks", viewBox: `0 0 ${view.width} ${view.height}`, preserveAspectRatio: "none", "aria-hidden": "true",
     });
     const shape = Math.min(Math.max(view.width / view.height, 1 / LONGEST), LONGEST);
     const isTiny = Math.max(view.width, view.height) <= PIXELATED;
-    this.node = el("div", {class: `stage ${isTiny ? "tiny" : ""}`, role: "img", "aria-label": view.name, "--shape": shape},
+    this.node = el("div", {class: `stage ${isTiny ? "tiny" : ""}`, role: "img", "aria-label": view.name,
+      "--shape": shape},
       view.url
         ? el("img", {src: view.url, alt: "", loading: "lazy", decoding: "async", draggable: "false",
           onerror: async (event) => event.target.replaceWith(missing(await reason(view.url)))})
@@ -106,6 +105,7 @@ export class Stage {
   }
 
   print() {
+    nearby.unobserve(this.node); // which would let it sleep
     this.node.querySelector("img")?.setAttribute("loading", "eager");
     this.wake(true);
     this.#resize();
@@ -187,8 +187,13 @@ export class Stage {
           const edge = y < line || y >= rows - line || x < line || x >= columns - line || owner[at - line] !== mine ||
             owner[at + line] !== mine || owner[at - aside] !== mine || owner[at + aside] !== mine;
           if (edge) out[y * columns + x] = look.dashed && ((x + y) >> 2) & 1 ? 0xffffffff : look.line;
-          else if (look.hatched) out[y * columns + x] = (x + y) % HATCH < 2 || (look.crossed && (x + rows - y) % HATCH < 2) ? look.line : look.tints[0];
-          else out[y * columns + x] = look.tints[look.tints.length > 1 ? Math.floor((x + y) / STRIPE) % look.tints.length : 0];
+          else if (look.hatched) {
+            const isLine = (x + y) % HATCH < 2 || (look.crossed && (x + rows - y) % HATCH < 2);
+            out[y * columns + x] = isLine ? look.line : look.tints[0];
+          } else {
+            const stripe = look.tints.length > 1 ? Math.floor((x + y) / STRIPE) % look.tints.length : 0;
+            out[y * columns + x] = look.tints[stripe];
+          }
         }
       }
     }
@@ -198,7 +203,8 @@ export class Stage {
   #look(thing, index) {
     const isLit = this.lit.has(index);
     if (!this.shown.masks && !isLit) return null;
-    const share = (this.lit.size ? (isLit ? STRONG : FAINT) : thing.hatched || thing.colors.length ? TINT : FAINT) * this.shown.tint;
+    const normal = thing.hatched || thing.colors.length ? TINT : FAINT;
+    const share = (this.lit.size ? (isLit ? STRONG : FAINT) : normal) * this.shown.tint;
     const colors = isLit && this.litColor ? [this.litColor] : thing.colors.length ? thing.colors : [UNASKED];
     return {
       tints: colors.map((color) => pixel(color, share)),
@@ -232,7 +238,8 @@ export class Stage {
       .sort((a, b) => (b.kind === "scribble") - (a.kind === "scribble")) // what is broad lies below
       .map((prompt) => svg("g", {"data-kind": prompt.kind}, this.#prompt(prompt, index)));
     const marks = [...prompts, ...this.#speck(thing, index), ...this.#label(thing, index)];
-    return marks.length ? [[index, svg("g", {"data-object": index, "--hue": css(thing.colors[0] ?? UNASKED)}, marks)]] : [];
+    if (!marks.length) return [];
+    return [[index, svg("g", {"data-object": index, "--hue": css(thing.colors[0] ?? UNASKED)}, marks)]];
   }
 
   #speck(thing, index) {
@@ -249,7 +256,8 @@ export class Stage {
     const [x, y] = middle(this.runs[index], this.view.height);
     const room = Math.min(9 / this.scale, this.view.width / 2, this.view.height / 2);
     const inside = (place, size) => Math.min(Math.max(place, room), size - room);
-    return [svg("text", {class: "tag", x: inside(x, this.view.width), y: inside(y, this.view.height), "font-size": 12 / this.scale,
+    return [svg("text", {class: "tag", x: inside(x, this.view.width), y: inside(y, this.view.height),
+      "font-size": 12 / this.scale,
       "stroke-width": 3 / this.scale}, thing.label)];
   }
 
@@ -287,7 +295,8 @@ export class Stage {
       for (let at = 0; at + 1 < line.length; at += 2) {
         const [[x, y], [right, bottom]] = [line[at], line[at + 1]];
         const box = {x, y, width: Math.max(right - x, 0), height: Math.max(bottom - y, 0)};
-        boxes.push(svg("rect", {class: "shade", ...box}), svg("rect", {class: "frame", ...box}), svg("rect", {class: "thread", ...box}));
+        boxes.push(svg("rect", {class: "shade", ...box}), svg("rect", {class: "frame", ...box}),
+          svg("rect", {class: "thread", ...box}));
       }
       return boxes;
     });
@@ -312,7 +321,8 @@ export class Stage {
   /** A mask prompt's edge. */
   #outline(prompt, index) {
     try {
-      const d = outlinePath(decodeRuns(prompt.rle ?? "", this.view.height, this.view.width), this.view.height, this.view.width);
+      const {width, height} = this.view;
+      const d = outlinePath(decodeRuns(prompt.rle ?? "", height, width), height, width);
       return [svg("path", {class: "shade", d}), svg("path", {class: "frame dashed", d})];
     } catch (error) {
       this.on.trouble?.(new Map([[index, `mask prompt: ${error.message}`]]));
@@ -327,9 +337,11 @@ export class Stage {
     const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
     if (!(across >= 0 && down >= 0 && across < 1 && down < 1)) return -1;
     const [x, y] = [across * this.view.width, down * this.view.height];
-    const near = this.specks.find(([index, cx, cy]) => this.#isShown(index) && Math.hypot(cx - x, cy - y) * this.scale <= SPECK);
+    const near = this.specks.find(([index, cx, cy]) =>
+      this.#isShown(index) && Math.hypot(cx - x, cy - y) * this.scale <= SPECK);
     if (near) return near[0];
-    return this.under[Math.floor(across * this.canvas.width) * this.canvas.height + Math.floor(down * this.canvas.height)] - 1;
+    const {width: columns, height: rows} = this.canvas;
+    return this.under[Math.floor(across * columns) * rows + Math.floor(down * rows)] - 1;
   }
 
   #hover(found) {

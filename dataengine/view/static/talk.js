@@ -1,6 +1,6 @@
 // The conversation: spans as buttons in their condition's colour, markers as what they are.
 
-import {count, cut, el, pressOnEnter} from "./dom.js";
+import {count, cut, el, plural, pressOnEnter} from "./dom.js";
 import {css} from "./look.js";
 
 const MARKERS = /(<image>|<p>|<\/p>|<region>|<SEG>)/;
@@ -12,14 +12,16 @@ const MOST_TURNS = 60; // shown at once
  * The turns of a sample.
  * @param {object} row @param {Map} colors of conditions @param {Map} tags of conditions
  * @param {object} on {condition(index) -> listeners, seg(ordinal) -> listeners}
- * @returns {{node: HTMLElement, spans: Map<number, HTMLElement>, segs: Map<number, HTMLElement>}} nodes of conditions, and
- *   of SEGs by their ordinal; those of later turns come when they are unfolded
+ * @returns {{node: HTMLElement, spans: Map<number, HTMLElement>, segs: Map<number, HTMLElement>}} nodes of conditions,
+ *   and of SEGs by their ordinal; those of later turns come when they are unfolded
  */
 export function talk(row, colors, tags, on) {
   const spans = new Map(), segs = new Map();
   const hues = huesOfSegs(row.conditions, colors);
   const spansOf = row.turns.map(() => []);
-  row.conditions.forEach((condition, number) => condition.start >= 0 && spansOf[condition.turn]?.push([condition, number]));
+  row.conditions.forEach((condition, number) => {
+    if (condition.start >= 0) spansOf[condition.turn]?.push([condition, number]);
+  });
   const state = {seg: 0};
   const make = {
     span: (condition, number, text) => {
@@ -48,10 +50,11 @@ export function talk(row, colors, tags, on) {
   };
   add(0);
   const unplaced = row.conditions.map((condition, number) => [condition, number])
-    .filter(([condition, number]) => !spans.has(number) && !(condition.turn >= MOST_TURNS && condition.turn < row.turns.length));
+    .filter(([{turn}, number]) => !spans.has(number) && !(turn >= MOST_TURNS && turn < row.turns.length));
   if (unplaced.length) {
     node.append(el("div", {class: "turn unplaced"}, el("div", {class: "role"}, "not in the text"),
-      el("div", {class: "text"}, unplaced.slice(0, 500).map(([condition, number]) => [make.span(condition, number, condition.text), " "]))));
+      el("div", {class: "text"}, unplaced.slice(0, 500).map(([condition, number]) =>
+        [make.span(condition, number, condition.text), " "]))));
   }
   return {node, spans, segs};
 }
@@ -87,14 +90,17 @@ function huesOfSegs(conditions, colors) {
 function phrase(condition, number, text, colors, tags, on) {
   const color = colors.get(number);
   const isRegion = condition.kind === "region";
-  const [shown, left] = cut(text.replace(/^<p>/, "").replace(/<\/p>$/, ""), MOST_PHRASE);
-  const rest = left > 0 && text.replace(/^<p>/, "").replace(/<\/p>$/, "").slice(shown.length);
+  const bare = text.replace(/^<p>/, "").replace(/<\/p>$/, "");
+  const [shown, left] = cut(bare, MOST_PHRASE);
+  const rest = left > 0 && bare.slice(shown.length);
   const objects = condition.objects.length;
   const isReachable = objects > 0 || isRegion;
+  const found = objects ? `${count(objects)} object${plural(objects)}` : "nothing to be found";
   return el("span", {
-    role: "button", tabindex: isReachable ? "0" : "-1", class: `span ${color ? "" : "absent"} ${isRegion ? "region" : ""}`,
+    role: "button", tabindex: isReachable ? "0" : "-1",
+    class: `span ${color ? "" : "absent"} ${isRegion ? "region" : ""}`,
     "--hue": color ? css(color) : null, "data-condition": number, "aria-pressed": "false",
-    title: `${cut(condition.text, 200)[0]} — ${objects ? `${count(objects)} object${objects === 1 ? "" : "s"}` : "nothing to be found"}`,
+    title: `${cut(condition.text, 200)[0]} — ${found}`,
     onkeydown: pressOnEnter,
     ...on.condition(number),
   }, tags.has(number) && el("span", {class: "rank"}, tags.get(number)),
@@ -117,7 +123,8 @@ function plain(text, make) {
 function folded(text) {
   const [shown, left] = cut(text, MOST_TEXT);
   if (!left) return [text];
-  const button = el("button", {type: "button", class: "quiet", onclick: () => button.replaceWith(text.slice(shown.length))},
+  const button = el("button", {type: "button", class: "quiet",
+    onclick: () => button.replaceWith(text.slice(shown.length))},
     `… ${count(left)} more characters`);
   return [shown, button];
 }

@@ -2,7 +2,7 @@
 
 import {addressOf, ask, stateOf} from "./api.js";
 import {renderCard} from "./card.js";
-import {count, cut, el, tail} from "./dom.js";
+import {count, cut, el, plural, tail} from "./dom.js";
 import {compared} from "./view_compare.js";
 import {filterPanel, orderBox} from "./view_filters.js";
 import {pager, quarantinePage} from "./view_quarantine.js";
@@ -26,11 +26,13 @@ let listing = new AbortController(); // of those for the list: so does another p
 let isTurning = false; // the next page is on its way to a step
 let asking = 0; // timer of the next question while rows are still being looked through
 
-const search = el("input", {type: "search", placeholder: "Search texts and ids  ( / )", "aria-label": "search texts and ids",
+const search = el("input", {type: "search", placeholder: "Search texts and ids  ( / )",
+  "aria-label": "search texts and ids",
   oninput: () => later(() => go({filters: {...state.filters, q: search.value}}, {keep: true}))});
 const parts = {
   top: el("header", {class: "top"}), side: el("aside", {class: "left", "aria-label": "filters"}),
-  list: el("section", {class: "list", "aria-label": "samples"}), main: el("main", {class: "detail-box", tabindex: "-1"}),
+  list: el("section", {class: "list", "aria-label": "samples"}),
+  main: el("main", {class: "detail-box", tabindex: "-1"}),
   trouble: el("p", {class: "trouble", role: "alert"}), help: help(),
 };
 
@@ -148,7 +150,8 @@ function again(signal, wanted) {
     const where = isListed(wanted) ? {offset: page.offset} : {around: wanted};
     try {
       const [rows, all] = await Promise.all([
-        ask("/api/rows", {d: state.d, ...state.filters, limit: PAGE, ...where}, signal), ask("/api/datasets", {}, signal)]);
+        ask("/api/rows", {d: state.d, ...state.filters, limit: PAGE, ...where}, signal),
+        ask("/api/datasets", {}, signal)]);
       datasets = all.datasets;
       const hadNone = !page.rows.length;
       page = rows;
@@ -212,8 +215,8 @@ async function random() {
 function redraw(part, ...nodes) {
   const name = part.contains(document.activeElement) && nameOf(document.activeElement);
   part.replaceChildren(...nodes);
-  const again = name && [...part.querySelectorAll("button, input, select, summary")].find((node) => nameOf(node) === name);
-  if (again) again.focus({preventScroll: true});
+  const controls = name ? [...part.querySelectorAll("button, input, select, summary")] : [];
+  controls.find((node) => nameOf(node) === name)?.focus({preventScroll: true});
 }
 
 function nameOf(node) {
@@ -223,10 +226,12 @@ function nameOf(node) {
 
 function drawTop() {
   const {uri, name, samples, quarantined} = dataset();
-  const quiet = (text, label, onclick) => el("button", {type: "button", class: "quiet", title: label, "aria-label": label, onclick}, text);
-  const tabs = [["samples", "Samples", samples], ["quarantine", "Quarantine", quarantined]].map(([tab, title, number]) =>
-    el("button", {type: "button", class: "tab", "aria-current": state.tab === tab ? "page" : null, onclick: () => go({tab})},
-      title, " ", el("span", {class: "faint"}, count(number))));
+  const quiet = (text, label, onclick) => el("button", {type: "button", class: "quiet", title: label,
+    "aria-label": label, onclick}, text);
+  const counts = [["samples", "Samples", samples], ["quarantine", "Quarantine", quarantined]];
+  const tabs = counts.map(([tab, title, number]) => el("button",
+    {type: "button", class: "tab", "aria-current": state.tab === tab ? "page" : null, onclick: () => go({tab})},
+    title, " ", el("span", {class: "faint"}, count(number))));
   const choice = datasets.length > 1
     ? el("select", {"aria-label": "dataset", title: uri, onchange: (event) => go({d: Number(event.target.value)})},
       datasets.map((other) => el("option", {value: other.d, selected: other.d === state.d}, tail(other.uri, 60))))
@@ -253,7 +258,7 @@ function drawList() {
   drawn = page;
   const looked = page.ready < 1 ? ` · ${Math.floor(100 * page.ready)} % looked through` : "";
   redraw(parts.list,
-    el("div", {class: "found", role: "status"}, `${count(page.total)} sample${page.total === 1 ? "" : "s"}${looked}`),
+    el("div", {class: "found", role: "status"}, `${count(page.total)} sample${plural(page.total)}${looked}`),
     orderBox(dataset(), isPair(), state.filters, (filters) => go({filters})),
     el("ol", {class: "rows", start: page.offset + 1}, page.rows.map((row) => el("li", {}, rowButton(row)))),
     pager(page.offset, PAGE, page.total, (offset) => load({offset}).catch(trouble)));
@@ -264,11 +269,12 @@ function drawList() {
 function rowButton(row) {
   const {sort} = state.filters;
   const facts = [
-    row.variant ? `${row.task} ${row.variant}` : row.task, `${row.objects} object${row.objects === 1 ? "" : "s"}`,
+    cut(row.variant ? `${row.task} ${row.variant}` : row.task, 60)[0], `${row.objects} object${plural(row.objects)}`,
     sort && row.value !== null && row.value !== undefined && `${sort} ${tidy(row.value)}`,
     row.change && row.change !== "same" && row.change,
   ];
-  return el("button", {type: "button", class: "row", "data-number": row.number, onclick: () => choose(row).catch(trouble)},
+  return el("button", {type: "button", class: "row", "data-number": row.number,
+    onclick: () => choose(row).catch(trouble)},
     el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "", loading: "lazy",
       fetchpriority: "low", width: "64", height: "64", onerror: (event) => event.target.classList.add("none")}),
     el("span", {class: "what"}, el("span", {class: "text", dir: "auto"}, row.error ?? (row.text || row.id)),
@@ -304,7 +310,8 @@ async function drawCard(data, signal) {
 }
 
 function drawMain(node) {
-  const move = (text, key, by) => el("button", {type: "button", class: "quiet", title: key, onclick: () => step(by).catch(trouble)}, text);
+  const move = (text, key, by) => el("button", {type: "button", class: "quiet", title: key,
+    onclick: () => step(by).catch(trouble)}, text);
   redraw(parts.main, el("nav", {class: "moves", "aria-label": "turn samples"}, move("← previous", "←", -1),
     el("span", {class: "faint place"}, place()), move("next →", "→", 1)), node);
 }
@@ -328,7 +335,7 @@ function trouble(error) {
   if (error?.name === "AbortError") return;
   const damaged = dataset()?.damaged ?? [];
   const known = damaged.length > 0 &&
-    `${count(damaged.length)} shard${damaged.length === 1 ? "" : "s"} cannot be read: ${damaged[0].shard}: ${damaged[0].error}`;
+    `${count(damaged.length)} shard${plural(damaged.length)} cannot be read: ${damaged[0].shard}: ${damaged[0].error}`;
   parts.trouble.textContent = cut(error ? error.message : known || "", 500)[0];
 }
 
@@ -356,8 +363,10 @@ function later(work) {
 
 const ACTIONS = {
   ArrowRight: () => step(1), ArrowLeft: () => step(-1), r: random,
-  " ": () => cards().forEach((card) => card.toggleMasks?.()), p: () => cards().forEach((card) => card.togglePrompts?.()),
-  "/": () => search.focus(), c: () => isPair() && state.tab === "samples" && go({side: !state.side}), "?": () => parts.help.showModal(),
+  " ": () => cards().forEach((card) => card.toggleMasks?.()),
+  p: () => cards().forEach((card) => card.togglePrompts?.()),
+  c: () => isPair() && state.tab === "samples" && go({side: !state.side}),
+  "/": () => search.focus(), "?": () => parts.help.showModal(),
 };
 const cards = () => parts.main.querySelectorAll(".card");
 
@@ -365,7 +374,8 @@ document.addEventListener("keydown", (event) => {
   const inField = event.target.closest("input:not([type=checkbox]), select, textarea, pre");
   const presses = event.key === " " && event.target.closest("input, button, summary, a");
   if (event.key === "Escape" && event.target === search) search.blur();
-  if (inField || presses || event.ctrlKey || event.metaKey || event.altKey || parts.help.open || !ACTIONS[event.key]) return;
+  if (inField || presses || event.ctrlKey || event.metaKey || event.altKey || parts.help.open) return;
+  if (!ACTIONS[event.key]) return;
   event.preventDefault();
   Promise.resolve(ACTIONS[event.key]()).catch(trouble);
 });

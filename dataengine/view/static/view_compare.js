@@ -18,7 +18,8 @@ export async function compared(id, datasets, linkOf, signal) {
   const cards = await Promise.all(numbers.map((n, d) => n === null ? null : ask("/api/row", {d, n}, signal)));
   const sides = cards.map((data, d) => el("div", {class: "side"},
     el("h3", {}, `${d ? "New" : "Old"}: ${tail(datasets[d].uri, 80)}`),
-    el("div", {class: "detail"}, data ? renderCard(data, {href: linkOf(d, id)}) : el("p", {class: "faint empty"}, "has no such sample"))));
+    el("div", {class: "detail"}, data ? renderCard(data, {href: linkOf(d, id)})
+      : el("p", {class: "faint empty"}, "has no such sample"))));
   return el("section", {class: "compare"}, summary(change, cards), el("div", {class: "sides"}, sides));
 }
 
@@ -31,6 +32,7 @@ function summary(change, cards) {
     el("span", {class: "id"}, cut(object.annotation_id, 60)[0]), ` ${MEANINGS[object.change] ?? object.change}`,
     object.iou !== null && object.iou !== undefined && `, IoU ${object.iou.toFixed(3)}`));
   const left = change.objects.length - objects.length;
-  return el("div", {class: "change"}, el("p", {}, `Differs in: ${change.fields.map((name) => cut(name, 40)[0]).join(", ")}`),
+  return el("div", {class: "change"},
+    el("p", {}, `Differs in: ${change.fields.map((name) => cut(name, 40)[0]).join(", ")}`),
     objects.length > 0 && el("ul", {}, objects), left > 0 && el("p", {class: "faint"}, `and ${left} more objects`));
 }

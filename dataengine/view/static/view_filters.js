@@ -4,7 +4,8 @@ import {CHOICES, RANGES} from "./api.js";
 import {count, cut, el} from "./dom.js";
 
 const TITLES = {
-  task: "Task", variant: "Variant", source: "Source", split: "Split", category: "Category", kind: "Prompts", origin: "Masks by",
+  task: "Task", variant: "Variant", source: "Source", split: "Split", category: "Category", kind: "Prompts",
+  origin: "Masks by",
   round: "Round", labeler: "Labeler", license: "Licence", change: "Change between the two",
 };
 const RANGE_TITLES = {
@@ -13,7 +14,8 @@ const RANGE_TITLES = {
 };
 const ORDERS = {
   number: "dataset order", objects: "objects", conditions: "conditions", words: "words", area: "largest mask",
-  smallest: "smallest mask", inside: "prompt inside", other: "prompt in another", score: "score", stability: "stability",
+  smallest: "smallest mask", inside: "prompt inside", other: "prompt in another", score: "score",
+  stability: "stability",
   change: "mask IoU between the two",
 };
 const CHANGES = ["changed", "added", "removed", "same"];
@@ -39,7 +41,8 @@ export function filterPanel(dataset, isPair, filters, onchange) {
   const active = Object.keys(filters).filter((name) => !UNSEEN.includes(name)).length;
   return el("details", {class: "filters", open: matchMedia("(min-width: 1000px)").matches},
     el("summary", {}, "Filters", active > 0 && el("b", {class: "many"}, active)),
-    active > 0 && el("button", {type: "button", class: "quiet clear", onclick: () => onchange(kept(filters))}, "Clear filters"),
+    active > 0 && el("button", {type: "button", class: "quiet clear", onclick: () => onchange(kept(filters))},
+      "Clear filters"),
     groups, ranges, hasPrompts && el("fieldset", {}, el("legend", {}, "Ambiguous"), ambiguous));
 }
 
@@ -52,9 +55,11 @@ function choices(name, values, chosen, onchange) {
   const known = new Map(values.map(([value, rows]) => [String(value), rows]));
   for (const value of chosen) if (!known.has(value)) known.set(value, null);
   const all = [...known];
-  const shown = all.length > MOST_BOXES ? all.filter(([value], at) => chosen.includes(value) || at < MOST_BOXES - 4) : all;
+  const most = all.length > MOST_BOXES ? MOST_BOXES - 4 : MOST_BOXES;
+  const shown = all.filter(([value], at) => at < most || chosen.includes(value));
   const boxes = shown.map(([value, rows]) => el("label", {class: "choice"},
-    el("input", {type: "checkbox", value, checked: chosen.includes(value), onchange: (event) => toggle(value, event.target.checked)}),
+    el("input", {type: "checkbox", value, checked: chosen.includes(value),
+      onchange: (event) => toggle(value, event.target.checked)}),
     el("span", {class: "name", title: cut(value, 200)[0], dir: "auto"}, cut(value, 60)[0] || "none"),
     rows !== null && el("span", {class: "faint"}, count(rows))));
   const left = all.length - shown.length;
@@ -65,7 +70,8 @@ function choices(name, values, chosen, onchange) {
 /** A box to type one of many values in. */
 function finder(name, all, chosen, onchange, left) {
   const id = `all-${name}`;
-  const input = el("input", {type: "text", list: id, placeholder: `${count(left)} more: type a name`, "aria-label": TITLES[name],
+  const input = el("input", {type: "text", list: id, placeholder: `${count(left)} more: type a name`,
+    "aria-label": TITLES[name],
     onchange: () => {
       const value = input.value.trim();
       if (all.some(([other]) => other === value) && !chosen.includes(value)) onchange([...chosen, value]);
@@ -80,7 +86,8 @@ function range(name, value, onchange) {
     "aria-label": `${title}, ${which}`,
     onchange: () => onchange(ends.some((end) => end.value !== "") ? ends.map((end) => end.value).join("..") : null)});
   const ends = [box("least", low), box("most", high)];
-  return el("fieldset", {"data-filter": name}, el("legend", {}, title), el("span", {class: "range"}, ends[0], "to", ends[1]));
+  return el("fieldset", {"data-filter": name}, el("legend", {}, title),
+    el("span", {class: "range"}, ends[0], "to", ends[1]));
 }
 
 /** By what samples are sorted. */
@@ -93,6 +100,7 @@ export function orderBox(dataset, isPair, filters, onchange) {
     onchange: () => onchange({...filters, desc: "", sort: select.value === "number" ? "" : select.value})},
     keys.map((key) => el("option", {value: key, selected: (filters.sort ?? "number") === key}, ORDERS[key])));
   const turn = el("button", {type: "button", class: "quiet", title: "turn the order round",
-    onclick: () => onchange({...filters, desc: filters.desc ? null : "1"})}, filters.desc ? "↓ largest first" : "↑ smallest first");
+    onclick: () => onchange({...filters, desc: filters.desc ? null : "1"})},
+  filters.desc ? "↓ largest first" : "↑ smallest first");
   return el("div", {class: "order"}, "by ", select, filters.sort && turn);
 }

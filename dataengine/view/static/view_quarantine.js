@@ -1,7 +1,7 @@
 // Records that could not be built: why, what they are, and how to try again.
 
 import {ask} from "./api.js";
-import {copyButton, count, cut, el, said} from "./dom.js";
+import {copyButton, count, cut, el, plural, said} from "./dom.js";
 
 const PAGE = 50;
 
@@ -23,30 +23,35 @@ export async function quarantinePage(d, filters, onchange, signal) {
     isAny && el("div", {class: "command"}, el("span", {class: "faint"}, "When the sources are mended, try again:"),
       el("code", {}, found.replay), copyButton("Copy", () => found.replay)),
     el("ol", {class: "records", start: offset + 1}, found.rows.map(record)),
-    found.total > PAGE && pager(offset, PAGE, found.total, (from) => onchange({...filters, from: from ? String(from) : ""})));
+    found.total > PAGE && pager(offset, PAGE, found.total, (from) =>
+      onchange({...filters, from: from ? String(from) : ""})));
 }
 
 function titleOf(total, isFiltered) {
-  if (total) return `${count(total)} record${total === 1 ? "" : "s"} could not be built`;
+  if (total) return `${count(total)} record${plural(total)} could not be built`;
   return isFiltered ? "No record is like that" : "Nothing is in quarantine";
 }
 
 /** Toggles of values and how many records each has. */
 function choices(label, values, chosen, onchange) {
-  const known = [...values, ...chosen.filter((value) => !values.some(([other]) => other === value)).map((value) => [value, 0])];
+  const gone = chosen.filter((value) => !values.some(([other]) => other === value));
+  const known = [...values, ...gone.map((value) => [value, 0])];
   return el("div", {class: "reasons", role: "group", "aria-label": label}, known.map(([value, records]) => {
     const isOn = chosen.includes(value);
     const others = chosen.filter((other) => other !== value);
     return el("button", {type: "button", class: "toggle", "aria-pressed": String(isOn), title: cut(value, 200)[0],
-      onclick: () => onchange(isOn ? others : [...others, value])}, cut(value, 60)[0], " ", el("b", {}, count(records)));
+      onclick: () => onchange(isOn ? others : [...others, value])}, cut(value, 60)[0], " ",
+    el("b", {}, count(records)));
   }));
 }
 
 function record(row) {
   const text = () => row.payload + (row.left ? `\n… ${count(row.left)} more characters` : "");
   const box = el("pre", {tabindex: "0"});
-  const payload = el("details", {ontoggle: () => payload.open && !box.textContent && (box.textContent = pretty(text()))},
-    el("summary", {}, "The record"), copyButton("Copy", () => row.payload), box);
+  const payload = el("details", {ontoggle: () => {
+    if (payload.open && !box.textContent) box.textContent = pretty(text());
+  }},
+  el("summary", {}, "The record"), copyButton("Copy", () => row.payload), box);
   return el("li", {},
     el("div", {}, el("b", {class: "reason"}, cut(row.reason, 80)[0]), " ",
       el("span", {class: "id"}, said(`${row.file}: ${row.record}`, 200))),
@@ -66,7 +71,8 @@ function pretty(text) {
 /** Which of `total` are shown, `most` at once from `offset` on, and buttons to turn the page. */
 export function pager(offset, most, total, turn) {
   const stop = Math.min(offset + most, total);
-  const button = (text, to, isThere) => el("button", {type: "button", class: "quiet", disabled: !isThere, onclick: () => turn(to)}, text);
+  const button = (text, to, isThere) => el("button", {type: "button", class: "quiet", disabled: !isThere,
+    onclick: () => turn(to)}, text);
   return el("nav", {class: "pager", "aria-label": "pages"},
     button("← page", Math.max(0, offset - most), offset > 0),
     el("span", {}, offset < total ? `${count(offset + 1)}–${count(stop)} of ${count(total)}` : "none"),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,14 @@ def test_a_script_that_was_put_into_a_page_does_not_run(watch, tmp_path):
     refused = [problem for problem in watched.problems if "Content Security Policy" in problem]
     assert len(refused) >= 3  # the script, the handler, the picture of another place
     watched.problems.clear()
+
+
+def test_pages_are_written_in_120_columns():
+    folder = Path(bundle.__file__).parent / "static"
+    long = [
+        (path.name, number)
+        for path in sorted(folder.glob("*.*s"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert not long
