@@ -116,6 +116,7 @@ def exported(folder: Path, target: str, *samples: Sample, pictures: str = "copy"
         "sources": sources,
         "recipe": {"name": "made by hand"},
         "seed": 0,
+        "limit": None,
         "generator": {"dataengine": "0", "builders": {}},
         "forbidden": {"roles": {}, "missing": {}},
     }
