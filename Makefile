@@ -23,7 +23,8 @@ demo: $(VENV)/.core
 	$(VENV)/bin/dataengine preview demo/vgd --samples 4 --seed 1 --out demo/sheet.png
 	@echo
 	@echo "Look at demo/sheet.png: pictures, masks, prompts and conversations of four samples."
-	@echo "The dataset is demo/vgd; dataengine inspect demo/vgd says what it holds."
+	@echo "Open demo/vgd/report.html: what the dataset holds, and 64 samples."
+	@echo "$(VENV)/bin/dataengine view demo/vgd shows all of it in your browser."
 
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --no-cache --check .
