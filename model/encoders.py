@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
+from transformers import SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
@@ -51,8 +51,9 @@ class SamEncoder(SamVisionEncoder):
 
     def __init__(self, config: SamVisionConfig) -> None:
         super().__init__(config)
+        patch: Any = config.patch_size
         self.state_channels = (config.hidden_size,) * (config.num_hidden_layers + 1)
-        self.state_strides = (config.patch_size,) * (config.num_hidden_layers + 1)
+        self.state_strides = (patch,) * (config.num_hidden_layers + 1)
         if self.pos_embed is not None:
             # zeros, as the library leaves them, are meant to be overwritten by a checkpoint
             nn.init.trunc_normal_(self.pos_embed, std=_POSITION_STD)
@@ -71,11 +72,12 @@ class SwinEncoder(SwinBackbone):
     """Swin as Mask2Former has it; a state for each stage, at strides 4, 8, 16, 32, normed."""
 
     def __init__(self, config: SwinConfig) -> None:
+        patch: Any = config.patch_size
         stages = [f"stage{i + 1}" for i in range(len(config.depths))]
         config.set_output_features_output_indices(out_features=stages, out_indices=None)
         super().__init__(config)
         self.state_channels = tuple(config.embed_dim * 2**i for i in range(len(stages)))
-        self.state_strides = tuple(config.patch_size * 2**i for i in range(len(stages)))
+        self.state_strides = tuple(patch * 2**i for i in range(len(stages)))
 
     def states(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return tuple(feature.permute(0, 2, 3, 1) for feature in self(pixels).feature_maps)
@@ -86,9 +88,13 @@ class HieraEncoder(Sam2HieraDetModel):
 
     def __init__(self, config: Sam2HieraDetConfig) -> None:
         super().__init__(config)
-        self.state_channels = tuple(config.embed_dim_per_stage)
-        pools = (min(i, config.num_query_pool_stages) for i in range(len(config.embed_dim_per_stage)))
-        self.state_strides = tuple(config.patch_stride[0] * config.query_stride[0] ** pool for pool in pools)
+        # lists once the library has filled in its defaults
+        channels: Any = config.embed_dim_per_stage
+        patch: Any = config.patch_stride
+        query: Any = config.query_stride
+        self.state_channels = tuple(channels)
+        pools = (min(i, config.num_query_pool_stages) for i in range(len(channels)))
+        self.state_strides = tuple(patch[0] * query[0] ** pool for pool in pools)
         for embed in (self.pos_embed, self.pos_embed_window):
             nn.init.trunc_normal_(embed, std=_POSITION_STD)
 
@@ -96,15 +102,15 @@ class HieraEncoder(Sam2HieraDetModel):
         return self(pixels).intermediate_hidden_states
 
 
-_KINDS: dict[str, Callable[[PretrainedConfig], nn.Module]] = {
+_KINDS: dict[str, Callable[..., SegEncoder]] = {
     "sam_vision_model": SamEncoder,
     "swin": SwinEncoder,
     "sam2_hiera_det_model": HieraEncoder,
 }
 
 
-def build_seg_encoder(part: Part) -> nn.Module:
-    """A segmentation encoder (`SegEncoder`) with fresh weights.
+def build_seg_encoder(part: Part) -> SegEncoder:
+    """A segmentation encoder with fresh weights, an `nn.Module`.
 
     Raises:
         UserError: the kind is unknown, or its settings are wrong.
@@ -124,7 +130,6 @@ class ImageEncoder(nn.Module):
             raise UserError(f"image_encoder: kind {part.kind!r} is not known; there is siglip_vision_model")
         self.layer = layer
         self.dim = config.hidden_size
-        self.num_tokens = (config.image_size // config.patch_size) ** 2
         self.vision_model = SiglipVisionModel(config)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -71,7 +71,6 @@ class Segmentor(nn.Module):
     """Encoder, pixel decoder and decoder; `logit_scale` with the cosine head, `class_predictor` with the linear one.
 
     The connector between encoder and pixel decoder is no part of it (nor is it in released weights).
-    `checkpointing`: in training, layers of both decoders are computed again in the backward pass instead of stored.
     """
 
     def __init__(self, config: XSamConfig) -> None:
@@ -87,15 +86,11 @@ class Segmentor(nn.Module):
         else:
             self.class_predictor = nn.Linear(config.decoder.hidden_dim, config.num_labels + 1)
 
-    @property
-    def checkpointing(self) -> bool:
-        return self.pixel_decoder.checkpointing
-
-    @checkpointing.setter
-    def checkpointing(self, on: bool) -> None:
-        self.pixel_decoder.checkpointing = on
-        for layer in self.decoder.decoder.layers:
-            layer.checkpointing = on
+    def set_checkpointing(self, on: bool) -> None:
+        """In training, layers of both decoders are computed again in the backward pass instead of stored."""
+        for module in self.modules():
+            if isinstance(module, PixelDecoder | _MaskDecoderLayer):
+                module.checkpointing = on
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         """(B, 3, H, W), normalised, to the hidden states of which connector and projector are fed."""
@@ -179,17 +174,18 @@ class PixelDecoder(Mask2FormerPixelDecoder):
     Levels have no padding: pictures fill their canvas, so that no masks or valid ratios are needed.
     """
 
+    adapter_1: nn.Module
+    layer_1: nn.Module
+
     def __init__(self, config: Mask2FormerConfig, channels: Sequence[int]) -> None:
         """channels: of the three input maps, from fine to coarse."""
         super().__init__(config, list(channels))
-        self.encoder.layers = nn.ModuleList(_PixelDecoderLayer(config) for _ in range(config.encoder_layers))
         self.checkpointing = False
         _init_matrices(self)
         nn.init.normal_(self.level_embed, std=_EMBEDDING_STD)
-        for layer in self.encoder.layers:
-            _init_sampling(layer.self_attn)
+        self.encoder.layers = nn.ModuleList(_PixelDecoderLayer(config) for _ in range(config.encoder_layers))
 
-    def forward(self, maps: Sequence[Tensor]) -> PixelFeatures:
+    def forward(self, maps: Sequence[Tensor]) -> PixelFeatures:  # type: ignore[override]
         """Three (B, C, h, w), from fine to coarse."""
         inputs = [project(x) for project, x in zip(self.input_projections, reversed(maps), strict=True)]
         shapes = [(x.shape[2], x.shape[3]) for x in inputs]
@@ -211,11 +207,17 @@ class PixelDecoder(Mask2FormerPixelDecoder):
 
 
 class _PixelDecoderLayer(Mask2FormerPixelDecoderEncoderLayer):
+    self_attn: DeformableAttention
+
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)
         self.self_attn = DeformableAttention(config.feature_size, config.num_attention_heads, _LEVELS, _POINTS)
+        _init_matrices(self)
+        _init_sampling(self.self_attn)
 
-    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, positions: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+    ) -> Tensor:
         x = self.self_attn_layer_norm(x + self.self_attn.attend(x, positions, reference, shapes))
         return self.final_layer_norm(x + self.fc2(functional.relu(self.fc1(x))))
 
@@ -227,9 +229,6 @@ class MaskDecoder(Mask2FormerTransformerModule):
         super().__init__(in_features=config.feature_size, config=config)
         count = len(self.decoder.layers)
         self.decoder.layers = nn.ModuleList(_MaskDecoderLayer(config) for _ in range(count))
-        _init_matrices(self.decoder.layers)
-        for layer in self.decoder.layers:
-            nn.init.zeros_(layer.cross_attn.in_proj_bias)
         for embedding in (self.queries_embedder, self.queries_features, self.level_embed):
             nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
 
@@ -266,23 +265,25 @@ class _MaskDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)
         self.checkpointing = False
+        _init_matrices(self)
 
-    def forward_post(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         level_index: int,
-        attention_mask: None = None,
-        position_embeddings: Sequence[Tensor] = (),
-        query_position_embeddings: Tensor | None = None,
-        encoder_hidden_states: Sequence[Tensor] = (),
-        encoder_attention_mask: Tensor | None = None,
-        output_attentions: bool | None = False,
+        attention_mask: None,
+        position_embeddings: Sequence[Tensor],
+        query_position_embeddings: Tensor,
+        encoder_hidden_states: Sequence[Tensor],
+        encoder_attention_mask: Tensor,
+        output_attentions: bool = False,
     ) -> tuple[Tensor]:
-        keys = encoder_hidden_states[level_index]
-        arguments = (hidden_states, query_position_embeddings, keys, position_embeddings[level_index])
+        """The library's decoder calls this; the names are its."""
+        keys, key_positions = encoder_hidden_states[level_index], position_embeddings[level_index]
+        arguments = (hidden_states, query_position_embeddings, keys, key_positions, encoder_attention_mask)
         if self.checkpointing and self.training:
-            return (checkpoint(self._step, *arguments, encoder_attention_mask, use_reentrant=False),)
-        return (self._step(*arguments, encoder_attention_mask),)
+            return (checkpoint(self._step, *arguments, use_reentrant=False),)
+        return (self._step(*arguments),)
 
     def _step(self, x: Tensor, x_positions: Tensor, keys: Tensor, key_positions: Tensor, hidden: Tensor) -> Tensor:
         """(N, R, D) queries, (S, R, D) keys; hidden: (R heads, N, S) bool, True where a query must not look."""
