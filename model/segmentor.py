@@ -139,7 +139,7 @@ def cosine_logits(queries: Tensor, conditions: Tensor, logit_scale: Tensor, mask
     with torch.autocast(queries.device.type, enabled=False):
         unit_queries = functional.normalize(queries.float(), dim=-1, eps=1e-12)
         unit_conditions = functional.normalize(conditions.float(), dim=-1, eps=1e-12)
-        logits = logit_scale.float().exp() * unit_queries @ unit_conditions.transpose(1, 2)
+        logits = logit_scale.float().exp() * (unit_queries @ unit_conditions.transpose(1, 2))
         logits = logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
     if mask is not None:
         logits = logits.masked_fill(~mask.bool()[:, None], MASKED_LOGIT)
