@@ -2,7 +2,7 @@
 
 Modules and weights' names are Hugging Face's, sizes and initial values X-SAM's (AAAI26_Archive,
 model/segmentors/x_segmentor.py). What differs from the library: coordinates and position embeddings are float32 under
-lower precision, cross-attention keeps no attention weights, and queries take up a vector for each row.
+lower precision, attention is fused, and queries take up a vector for each row.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Segmentor(nn.Module):
     def set_checkpointing(self, on: bool) -> None:
         """In training, layers of both decoders are computed again in the backward pass instead of stored."""
         for module in self.modules():
-            if isinstance(module, PixelDecoder | _MaskDecoderLayer):
+            if isinstance(module, PixelDecoder | MaskDecoder):
                 module.checkpointing = on
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
@@ -229,69 +229,83 @@ class MaskDecoder(Mask2FormerTransformerModule):
         super().__init__(in_features=config.feature_size, config=config)
         count = len(self.decoder.layers)
         self.decoder.layers = nn.ModuleList(_MaskDecoderLayer(config) for _ in range(count))
+        self.checkpointing = False
         for embedding in (self.queries_embedder, self.queries_features, self.level_embed):
             nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
 
     def decode(self, features: PixelFeatures, seg: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Normed query states, each (R, N, D), and mask logits, each (R, N, h, w), of every prediction.
 
-        seg: (R, D), added to the content of all queries of its row, not to their positions.
+        seg: (R, D), added to the content of all queries of its row, not to their places.
         """
         rows = features.masks.shape[0]
-        keys, positions, sizes = [], [], []
-        for level, embedding in zip(features.levels, self.level_embed.weight, strict=True):
-            keys.append((level.flatten(2) + embedding[None, :, None]).permute(2, 0, 1))
-            positions.append(_positions(self.position_embedder, level).transpose(0, 1))
-            sizes.append(level.shape[-2:])
-        content = self.queries_features.weight[:, None].expand(-1, rows, -1)
+        keys = [
+            level.flatten(2).transpose(1, 2) + e
+            for level, e in zip(features.levels, self.level_embed.weight, strict=True)
+        ]
+        key_places = [_positions(self.position_embedder, level) for level in features.levels]
+        places = self.queries_embedder.weight.expand(rows, -1, -1)
+        x = self.queries_features.weight.expand(rows, -1, -1)
         if seg is not None:
-            content = content + seg[None]
-        output = self.decoder(
-            inputs_embeds=content,
-            multi_stage_positional_embeddings=positions,
-            pixel_embeddings=features.masks,
-            encoder_hidden_states=keys,
-            query_position_embeddings=self.queries_embedder.weight[:, None].expand(-1, rows, -1),
-            feature_size_list=sizes,
-            output_hidden_states=False,
-            output_attentions=False,
-            return_dict=True,
-        )
-        states = tuple(state.transpose(0, 1) for state in output.intermediate_hidden_states)
-        return states, output.masks_queries_logits
+            x = x + seg[:, None]
+        states, masks = [], []
+        for index in range(len(self.decoder.layers) + 1):
+            states.append(self.decoder.layernorm(x))
+            queries = self.decoder.mask_predictor.mask_embedder(states[-1])
+            masks.append(torch.einsum("rnd,rdhw->rnhw", queries, features.masks))
+            if index < len(self.decoder.layers):
+                level = index % _LEVELS
+                hidden = hidden_places(masks[-1], features.levels[level].shape[-2:])
+                x = self._layer(index, x, places, keys[level], key_places[level], hidden)
+        return tuple(states), tuple(masks)
+
+    def _layer(self, index: int, *arguments: Tensor) -> Tensor:
+        layer = self.decoder.layers[index]
+        if self.checkpointing and self.training:
+            return checkpoint(layer, *arguments, use_reentrant=False)
+        return layer(*arguments)
+
+
+@torch.no_grad()
+def hidden_places(mask_logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Where queries must not look on a level of `size` (h, w): (R, N, h w) bool, True where the mask is unlikely."""
+    smaller = functional.interpolate(mask_logits, tuple(size), mode="bilinear", align_corners=False)
+    return smaller.sigmoid().flatten(2) < 0.5
 
 
 class _MaskDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
+    """The library's post-norm layer, batch first and through fused attention, whose mask all heads share."""
+
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)
-        self.checkpointing = False
         _init_matrices(self)
 
     def forward(  # type: ignore[override]
-        self,
-        hidden_states: Tensor,
-        level_index: int,
-        attention_mask: None,
-        position_embeddings: Sequence[Tensor],
-        query_position_embeddings: Tensor,
-        encoder_hidden_states: Sequence[Tensor],
-        encoder_attention_mask: Tensor,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor]:
-        """The library's decoder calls this; the names are its."""
-        keys, key_positions = encoder_hidden_states[level_index], position_embeddings[level_index]
-        arguments = (hidden_states, query_position_embeddings, keys, key_positions, encoder_attention_mask)
-        if self.checkpointing and self.training:
-            return (checkpoint(self._step, *arguments, use_reentrant=False),)
-        return (self._step(*arguments),)
-
-    def _step(self, x: Tensor, x_positions: Tensor, keys: Tensor, key_positions: Tensor, hidden: Tensor) -> Tensor:
-        """(N, R, D) queries, (S, R, D) keys; hidden: (R heads, N, S) bool, True where a query must not look."""
-        read, _ = self.cross_attn(x + x_positions, keys + key_positions, keys, attn_mask=hidden, need_weights=False)
-        x = self.cross_attn_layer_norm(x + read)
-        exchanged, _ = self.self_attn(hidden_states=x, position_embeddings=x_positions)
-        x = self.self_attn_layer_norm(x + exchanged)
+        self, x: Tensor, places: Tensor, keys: Tensor, key_places: Tensor, hidden: Tensor
+    ) -> Tensor:
+        """(R, N, D) queries, (R, S, D) keys, hidden (R, N, S) bool; who may look nowhere looks everywhere."""
+        allowed = ~hidden | hidden.all(-1, keepdim=True)
+        x = self.cross_attn_layer_norm(x + self._read(x + places, keys + key_places, keys, allowed[:, None]))
+        x = self.self_attn_layer_norm(x + self._exchange(x + places, x))
         return self.final_layer_norm(x + self.fc2(self.activation_fn(self.fc1(x))))
+
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+        attention = self.cross_attn
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        query, key, value = map(functional.linear, (query, key, value), weights, biases)
+        return attention.out_proj(_attend(query, key, value, attention.num_heads, allowed))
+
+    def _exchange(self, query: Tensor, value: Tensor) -> Tensor:
+        attention = self.self_attn
+        key = attention.k_proj(query)
+        return attention.out_proj(_attend(attention.q_proj(query), key, attention.v_proj(value), attention.num_heads))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, allowed: Tensor | None = None) -> Tensor:
+    """(R, N, D), (R, S, D) twice, and (R, 1, N, S) bool, to (R, N, D)."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    read = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    return read.transpose(1, 2).flatten(2)
 
 
 def _positions(embedding: nn.Module, x: Tensor) -> Tensor:

@@ -49,3 +49,32 @@ def golden(fixtures):
     if not root.is_dir():
         pytest.skip(f"needs the recorded cases at {root}")
     return lambda case: Golden(root / case)
+
+
+class RecordedDraws:
+    """The random points of a recorded loss, in the place of `model.losses.RandomDraws`."""
+
+    def __init__(self, tensors: dict[str, Any], num_predictions: int) -> None:
+        self.tensors, self.last = tensors, num_predictions - 1
+
+    def __getitem__(self, key: tuple[int, str]) -> Any:
+        """What was recorded for a prediction under a name."""
+        prediction, name = key
+        return self.tensors[f"rng.{'final' if prediction == self.last else f'aux{prediction}'}.{name}"]
+
+    def matching(self, prediction: int, rows: int, points: int) -> Any:
+        import torch
+
+        return torch.stack([self[prediction, f"image{row}.matcher_coords"] for row in range(rows)])
+
+    def candidates(self, prediction: int, pairs: int, points: int) -> Any:
+        return self[prediction, "points_oversampled"]
+
+    def rest(self, prediction: int, pairs: int, points: int) -> Any:
+        return self[prediction, "points_random_tail"]
+
+
+@pytest.fixture
+def recorded_draws():
+    """The class `RecordedDraws`: `recorded_draws(tensors, num_predictions)`."""
+    return RecordedDraws

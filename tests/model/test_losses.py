@@ -41,10 +41,11 @@ def as_runs(target: torch.Tensor) -> Runs:
 class Recorded:
     """A recorded case: its predictions with gradients, its targets, and its draws."""
 
-    def __init__(self, case, variant, runs=False):
+    def __init__(self, case, variant, runs, recorded_draws):
         self.tensors = case.tensors(variant)
         self.count = case.config["num_predictions"]
         self.config = DecoderConfig(points=case.config["num_points"])
+        self.draws = recorded_draws(self.tensors, self.count)
         self.classes = [self.tensors[f"class_logits.{k}"].requires_grad_() for k in range(self.count)]
         self.masks = [self.tensors[f"mask_logits.{k}"].requires_grad_() for k in range(self.count)]
         self.outputs = SegOutputs(class_logits=tuple(self.classes), mask_logits=tuple(self.masks))
@@ -54,25 +55,18 @@ class Recorded:
             labels = self.tensors[f"class_labels.{row}"]
             self.targets.append(Targets(labels=labels, masks=as_runs(mask) if runs else mask))
 
-    def draw(self, prediction, name):
-        group = "final" if prediction == self.count - 1 else f"aux{prediction}"
-        return self.tensors[f"rng.{group}.{name}"]
 
-    def matching(self, prediction, rows, points):
-        return torch.stack([self.draw(prediction, f"image{row}.matcher_coords") for row in range(rows)])
-
-    def candidates(self, prediction, pairs, points):
-        return self.draw(prediction, "points_oversampled")
-
-    def rest(self, prediction, pairs, points):
-        return self.draw(prediction, "points_random_tail")
+@pytest.fixture
+def recorded(golden, recorded_draws):
+    """Makes `Recorded`s: `recorded(variant, runs)`."""
+    return lambda variant, runs=False: Recorded(golden("losses"), variant, runs, recorded_draws)
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["bool", "run lengths"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_terms_and_gradients_as_recorded(golden, variant, runs):
-    case = Recorded(golden("losses"), variant, runs)
-    terms = segmentation_losses(case.outputs, case.targets, case.config, case)
+def test_terms_and_gradients_as_recorded(recorded, variant, runs):
+    case = recorded(variant, runs)
+    terms = segmentation_losses(case.outputs, case.targets, case.config, case.draws)
     expected = {name[9:]: value for name, value in case.tensors.items() if name.startswith("weighted.")}
     assert set(terms) == set(expected)
     for name, term in terms.items():
@@ -86,32 +80,32 @@ def test_terms_and_gradients_as_recorded(golden, variant, runs):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pairs_as_recorded(golden, variant):
-    case = Recorded(golden("losses"), variant)
-    for k, rows in enumerate(match(case.outputs, case.targets, case.config, case)):
+def test_pairs_as_recorded(recorded, variant):
+    case = recorded(variant)
+    for k, rows in enumerate(match(case.outputs, case.targets, case.config, case.draws)):
         for row, (queries, targets) in enumerate(rows):
-            assert torch.equal(queries, case.draw(k, f"image{row}.src"))
-            assert torch.equal(targets, case.draw(k, f"image{row}.tgt"))
+            assert torch.equal(queries, case.draws[k, f"image{row}.src"])
+            assert torch.equal(targets, case.draws[k, f"image{row}.tgt"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_costs_as_recorded(golden, variant):
-    case = Recorded(golden("losses"), variant)
+def test_costs_as_recorded(recorded, variant):
+    case = recorded(variant)
     for k, row in itertools.product(range(case.count), range(len(case.targets))):
-        target, points = case.targets[row], case.draw(k, f"image{row}.matcher_coords")[None]
+        target, points = case.targets[row], case.draws[k, f"image{row}.matcher_coords"][None]
         read = read_points(case.masks[k][row : row + 1], points)[0]
         wanted = read_masks(target.masks, torch.arange(len(target.labels)), points)
         cost = match_cost(case.classes[k][row], read, target.labels, wanted, (2.0, 5.0, 5.0))
-        torch.testing.assert_close(cost, case.draw(k, f"image{row}.cost"), atol=1e-5, rtol=0)
+        torch.testing.assert_close(cost, case.draws[k, f"image{row}.cost"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_chosen_points_as_recorded(golden, variant):
-    case = Recorded(golden("losses"), variant)
-    for k, pairs in enumerate(match(case.outputs, case.targets, case.config, case)):
+def test_chosen_points_as_recorded(recorded, variant):
+    case = recorded(variant)
+    for k, pairs in enumerate(match(case.outputs, case.targets, case.config, case.draws)):
         chosen = torch.cat([case.masks[k][row, queries] for row, (queries, _) in enumerate(pairs)])
-        points = uncertain_points(chosen[:, None].detach(), case.config, case, k)
-        assert torch.equal(points, case.draw(k, "points_final"))
+        points = uncertain_points(chosen[:, None].detach(), case.config, case.draws, k)
+        assert torch.equal(points, case.draws[k, "points_final"])
 
 
 def bilinear(image, x, y):
