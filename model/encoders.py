@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
@@ -51,6 +52,7 @@ class SamEncoder(SamVisionEncoder):
 
     def __init__(self, config: SamVisionConfig) -> None:
         super().__init__(config)
+        self.checkpointing = False
         patch: Any = config.patch_size
         self.state_channels = (config.hidden_size,) * (config.num_hidden_layers + 1)
         self.state_strides = (patch,) * (config.num_hidden_layers + 1)
@@ -64,7 +66,7 @@ class SamEncoder(SamVisionEncoder):
             state = state + self.pos_embed
         states = [state]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(_run(layer, states[-1], self.checkpointing and self.training))
         return tuple(states)
 
 
@@ -121,13 +123,17 @@ def build_seg_encoder(part: Part) -> SegEncoder:
 
 
 class ImageEncoder(nn.Module):
-    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have."""
+    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have.
+
+    `checkpointing`: in training, blocks are computed again in the backward pass instead of stored.
+    """
 
     def __init__(self, part: Part, layer: int) -> None:
         super().__init__()
         config = hub_config(part)
         if not isinstance(config, SiglipVisionConfig):
             raise UserError(f"image_encoder: kind {part.kind!r} is not known; there is siglip_vision_model")
+        self.checkpointing = False
         self.layer = layer
         self.dim = config.hidden_size
         self.vision_model = SiglipVisionModel(config)
@@ -141,5 +147,10 @@ class ImageEncoder(nn.Module):
         wanted = range(len(tower.encoder.layers) + 1)[self.layer]
         state = tower.embeddings(pixels)
         for layer in tower.encoder.layers[:wanted]:
-            state = layer(state, None)
+            state = _run(layer, state, self.checkpointing and self.training, None)
         return state
+
+
+def _run(layer: nn.Module, state: Tensor, again: bool, *rest: None) -> Tensor:
+    """A layer's output; with `again` it is computed once more in the backward pass instead of stored."""
+    return checkpoint(layer, state, *rest, use_reentrant=False) if again else layer(state, *rest)

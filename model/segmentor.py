@@ -25,7 +25,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from model.attention import DeformableAttention
 from model.config import DecoderConfig, XSamConfig
-from model.encoders import EncoderOutput, build_seg_encoder
+from model.encoders import EncoderOutput, SamEncoder, build_seg_encoder
 from model.projectors import connected_channels
 
 MASKED_LOGIT = -1e9
@@ -87,9 +87,10 @@ class Segmentor(nn.Module):
             self.class_predictor = nn.Linear(config.decoder.hidden_dim, config.num_labels + 1)
 
     def set_checkpointing(self, on: bool) -> None:
-        """In training, layers of both decoders are computed again in the backward pass instead of stored."""
+        """In training, layers of SAM's ViT and of both decoders are computed again in the backward pass instead of
+        stored; Swin and Hiera keep theirs."""
         for module in self.modules():
-            if isinstance(module, PixelDecoder | MaskDecoder):
+            if isinstance(module, SamEncoder | PixelDecoder | MaskDecoder):
                 module.checkpointing = on
 
     def encode(self, pixels: Tensor) -> EncoderOutput:

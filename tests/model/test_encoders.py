@@ -121,8 +121,10 @@ def test_picture_tokens_are_the_librarys_hidden_state(layer):
     assert expected.shape == (2, 4, encoder.dim)
 
 
-def test_unused_blocks_get_no_gradient():
-    encoder = ImageEncoder(SIGLIP, -2)
+@pytest.mark.parametrize("again", [False, True], ids=["stored", "computed again"])
+def test_unused_blocks_get_no_gradient(again):
+    encoder = ImageEncoder(SIGLIP, -2).train()
+    encoder.checkpointing = again
     encoder(torch.randn(1, 3, 28, 28)).sum().backward()
     without = {name.split("vision_model.")[1] for name, p in encoder.named_parameters() if p.grad is None}
     assert {name.split(".")[0] for name in without} == {"encoder", "post_layernorm", "head"}

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from model.config import PRESETS, DecoderConfig, hub_config, stage1  # noqa: E402
+from model.config import PRESETS, ConnectorConfig, DecoderConfig, Part, hub_config, stage1  # noqa: E402
 from model.encoders import ImageEncoder  # noqa: E402
 from model.projectors import Connector, Projector  # noqa: E402
 from model.segmentor import (  # noqa: E402
@@ -279,6 +279,10 @@ def test_recomputing_layers_changes_no_gradient():
     torch.manual_seed(0)
     segmentor, connector = Segmentor(TINY).train(), Connector(TINY.connector, [128] * 3)
     seg, conditions = questions(1)
+    ran = []
+    for kept in (segmentor.encoder.layers[0].mlp, segmentor.pixel_decoder.encoder.layers[0].fc1):
+        kept.register_forward_pre_hook(lambda module, *_: ran.append(module))
+    segmentor.decoder.decoder.layers[0].fc1.register_forward_pre_hook(lambda module, *_: ran.append(module))
     gradients = []
     for on in (False, True):
         segmentor.set_checkpointing(on)
@@ -286,6 +290,7 @@ def test_recomputing_layers_changes_no_gradient():
         output = segmentor(features((segmentor, connector), pictures(1)), seg, conditions)
         sum(x.mean() for x in (*output.class_logits, *output.mask_logits)).backward()
         gradients.append([p.grad.clone() for p in segmentor.parameters() if p.grad is not None])
+    assert len(ran) == 3 + 6  # once each, and twice each
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again, atol=1e-6, rtol=1e-4)
 
@@ -330,3 +335,46 @@ def test_rows_repeat_features():
     made = PixelFeatures(masks=torch.arange(2.0).view(2, 1, 1, 1), levels=(torch.arange(2.0).view(2, 1, 1, 1),))
     rows = made.rows(torch.tensor([1, 0, 1]))
     assert rows.masks.flatten().tolist() == rows.levels[0].flatten().tolist() == [1, 0, 1]
+
+
+SWIN = Part(
+    kind="swin",
+    settings={"image_size": 64, "embed_dim": 16, "depths": [1] * 4, "num_heads": [2, 2, 4, 4], "window_size": 4},
+)
+HIERA = Part(
+    kind="sam2_hiera_det_model",
+    settings={
+        "hidden_size": 16,
+        "image_size": [64, 64],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [16, 32, 64, 128],
+        "window_size_per_stage": [4, 4, 2, 2],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [4, 4],
+    },
+)
+
+
+@pytest.mark.parametrize("encoder", [SWIN, HIERA], ids=["Swin", "SAM 2 Hiera"])
+def test_an_encoder_with_a_pyramid_of_its_own(encoder):
+    # stages 2 to 4 have strides 8, 16, 32 already, so the connector keeps their sizes
+    config = dataclasses.replace(
+        TINY,
+        seg_encoder=encoder,
+        connector=ConnectorConfig(hidden_dim=32, layers=(1, 2, 3), scales=(1.0, 1.0, 1.0)),
+        seg_px=64,
+    )
+    torch.manual_seed(0)
+    segmentor = Segmentor(config).train()
+    segmentor.set_checkpointing(True)
+    connector = Connector(config.connector, [32, 64, 128])
+    encoded = segmentor.encode(torch.randn(2, 3, 64, 64))
+    assert encoded.tokens.shape == (2, 4, 4, 64)  # the stage before the last
+    maps = connector(encoded.levels)
+    assert [tuple(x.shape) for x in maps] == [(2, 32, 8, 8), (2, 64, 4, 4), (2, 128, 2, 2)]
+    classes, masks = segmentor(segmentor.pixel_decoder(maps), *questions(2)).final
+    assert classes.shape == (2, 20, 4)
+    assert masks.shape == (2, 20, 8, 8)
+    (classes.square().mean() + masks.square().mean()).backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in connector.parameters())
+    assert any(x.grad is not None and x.grad.any() for x in segmentor.encoder.parameters())
