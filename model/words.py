@@ -238,7 +238,11 @@ def load_tokenizer(place: str | Path, markers: Sequence[str] = MARKERS) -> PreTr
 
 
 def add_markers(tokenizer: PreTrainedTokenizerBase, markers: Sequence[str] = MARKERS) -> int:
-    """Makes `<SEG>`, `<p>`, `</p>` special tokens, in this order, where they are none yet; gives how many were added."""
+    """Makes `<SEG>`, `<p>`, `</p>` special tokens, in this order, where they are none yet.
+
+    Returns:
+        how many were added.
+    """
     added: int = tokenizer.add_tokens(list(markers), special_tokens=True)
     return added
 
@@ -249,10 +253,10 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> MarkerIds:
     Raises:
         UserError: the tokenizer does not have them.
     """
-    seg, phrase_open, phrase_close = (tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS)
-    unknown = tokenizer.unk_token_id
-    if any(id is None or id == unknown for id in (seg, phrase_open, phrase_close)):
+    vocabulary = tokenizer.get_vocab()
+    if not vocabulary.keys() >= set(MARKERS):
         raise UserError(f"the tokenizer lacks one of {', '.join(MARKERS)}")
+    seg, phrase_open, phrase_close = (vocabulary[marker] for marker in MARKERS)
     return MarkerIds(seg=seg, phrase_open=phrase_open, phrase_close=phrase_close)
 
 
