@@ -110,7 +110,7 @@ def image_pixels(picture: Image, side: int, expand_to_square: bool) -> torch.Ten
 
 
 def seg_pixels(picture: Image, side: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """What SAM sees, scaled bilinearly: (3, side, side) float32 with zeros below or to the right, and the scaled size."""
+    """What SAM sees: (3, side, side) float32, scaled bilinearly, zeros below or to the right; and the scaled size."""
     from PIL import Image
 
     height, width = scaled_size(picture.height, picture.width, side)
@@ -159,10 +159,13 @@ def _nearest(size: int, scaled: int) -> np.ndarray:
 def _decoded(source: bytes | str | Path) -> Image:
     from PIL import Image
 
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError("image_unreadable", f"{source}: {error.strerror or error}") from None
+    if isinstance(source, bytes):
+        data = source
+    else:
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise ImageError("image_unreadable", f"{source}: {error.strerror or error}") from None
     try:
         images.check(data)
     except ImageError as error:

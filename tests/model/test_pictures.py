@@ -3,8 +3,9 @@ import io
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from PIL import Image
 
 from dataengine import masks
@@ -53,7 +54,7 @@ def test_values_are_normalised():
 
 @pytest.mark.parametrize(("size", "bars"), [((6, 2), (slice(0, 2), slice(4, 6))), ((6, 3), (slice(0, 1), slice(4, 6)))])
 def test_expanding_puts_the_picture_in_the_middle_of_grey(size, bars):
-    width, height = size
+    width = size[0]
     picture = Image.new("RGB", size, (255, 255, 255))
     seen = pictures.image_pixels(picture, width, expand_to_square=True)
     grey = torch.tensor(127 / 255 * 2 - 1)
