@@ -24,7 +24,8 @@ class SpanError(ReasonError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spans:
-    """What a sample's text holds. owners: of each `<p>…</p>`, the number of its `<SEG>`. num_segs: of its `<SEG>`."""
+    """What a sample's text holds. owners: of each `<p>…</p>`, the number of its `<SEG>`, negative where no `<SEG>`
+    answers it. num_segs: of its `<SEG>`."""
 
     owners: tuple[int, ...]
     num_segs: int
@@ -47,7 +48,7 @@ class RowVectors:
     """What the segmentor takes.
 
     conditions: (R, C + 1, D), the background last; what pads is background - 1e9. mask: (R, C + 1) bool, False where
-    padded. segs: (R, 1, D). samples: (R,) int64, whose picture a row is about.
+    padded. segs: (R, D). samples: (R,) int64, whose picture a row is about.
     """
 
     conditions: torch.Tensor
@@ -81,20 +82,27 @@ def plan_rows(samples: Sequence[Spans], *, is_shared: bool = True) -> list[Row]:
         SpanError: a condition belongs to a `<SEG>` that its sample does not have.
     """
     for number, spans in enumerate(samples):
-        if spans.num_segs and not all(0 <= owner < spans.num_segs for owner in spans.owners):
+        if spans.num_segs and any(owner >= spans.num_segs for owner in spans.owners):
             raise SpanError(
                 "seg_index", f"sample {number}: conditions of <SEG> {spans.owners}; it has {spans.num_segs}"
             )
-    referring = [(n, k) for n, s in enumerate(samples) if s.is_referring and s.num_segs for k in range(len(s.owners))]
+    referring = [
+        (number, k)
+        for number, spans in enumerate(samples)
+        if spans.is_referring and spans.num_segs
+        for k, owner in enumerate(spans.owners)
+        if owner >= 0
+    ]
     rows: list[Row] = []
     for number, spans in enumerate(samples):
         if not spans.num_segs:
             continue
         if spans.is_referring:
             classes = tuple(c for c in referring if is_shared or c[0] == number)
-            first = classes.index((number, 0)) if spans.owners else 0
             rows += [
-                Row(sample=number, seg=owner, classes=classes, own=first + k) for k, owner in enumerate(spans.owners)
+                Row(sample=number, seg=spans.owners[k], classes=classes, own=own)
+                for own, (sample, k) in enumerate(classes)
+                if sample == number
             ]
         else:
             rows += [
@@ -153,6 +161,6 @@ def row_vectors(
     return RowVectors(
         conditions=table[index],
         mask=index != padding,
-        segs=torch.stack([segs[row.sample][row.seg] for row in rows])[:, None],
+        segs=torch.stack([segs[row.sample][row.seg] for row in rows]),
         samples=torch.tensor([row.sample for row in rows], dtype=torch.int64, device=device),
     )

@@ -48,7 +48,7 @@ class TestReference:
         found = spans.row_vectors(rows, conditions, segs, golden["bg_embeds"])
         close(found.conditions, golden["genseg.cond_embeds"])
         assert torch.equal(found.mask.float(), golden["genseg.embed_masks"])
-        close(found.segs, golden["genseg.seg_embeds"])
+        close(found.segs[:, None], golden["genseg.seg_embeds"])
         assert found.samples.tolist() == [0, 1]
 
     def test_rows_of_referring_tasks(self, golden):
@@ -57,7 +57,7 @@ class TestReference:
         rows = spans.plan_rows([referring(len(values)) for values in conditions])
         found = spans.row_vectors(rows, conditions, segs, golden["bg_embeds"])
         close(found.conditions, golden["refseg.cond_embeds"])
-        close(found.segs, golden["refseg.seg_embeds"])
+        close(found.segs[:, None], golden["refseg.seg_embeds"])
         assert found.mask.all()
         assert found.samples.tolist() == [0, 0, 0, 1]
         assert [row.own for row in rows] == [0, 1, 2, 3]
@@ -107,6 +107,12 @@ class TestPlan:
         rows = spans.plan_rows([Spans(owners=(0, 0), num_segs=1, is_referring=True)])
         assert [(row.seg, row.own) for row in rows] == [(0, 0), (0, 1)]
 
+    @pytest.mark.parametrize("is_referring", [True, False])
+    def test_conditions_that_no_seg_answers_have_no_row_and_are_no_class(self, is_referring):
+        sample = Spans(owners=(-1, 0), num_segs=1, is_referring=is_referring)
+        (row,) = spans.plan_rows([sample])
+        assert row == Row(sample=0, seg=0, classes=((0, 1),), own=0 if is_referring else None)
+
     def test_a_condition_of_a_seg_that_is_not_there_is_refused(self):
         with pytest.raises(SpanError, match="sample 1"):
             spans.plan_rows([generic(0), generic(0, 1)])
@@ -123,7 +129,7 @@ class TestVectors:
         assert found.mask.tolist() == [[True, True, True], [True, False, True], [False, False, True]]
         assert found.conditions[found.mask].tolist() == [[1, 0], [2, 0], [9, 9], [3, 0], [9, 9], [9, 9]]
         assert (found.conditions[~found.mask] == 9 - 1e9).all()
-        assert found.segs[:, 0].tolist() == [[1, 1], [2, 2], [3, 3]]
+        assert found.segs.tolist() == [[1, 1], [2, 2], [3, 3]]
 
     def test_a_sample_before_it_without_conditions_does_not_shift_a_row(self):
         rows = spans.plan_rows([generic(num_segs=0), generic(0)])
@@ -132,7 +138,7 @@ class TestVectors:
         )
         assert found.samples.tolist() == [1]
         assert found.conditions.tolist() == [[[5, 5], [9, 9]]]
-        assert found.segs.tolist() == [[[7, 7]]]
+        assert found.segs.tolist() == [[7, 7]]
 
     def test_a_batch_without_seg_is_refused(self):
         with pytest.raises(SpanError) as caught:
