@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -63,7 +64,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on a device; targets stay where they are."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, torch.Tensor)}
         return replace(self, **moved)
 
 
@@ -136,12 +137,12 @@ def swap(batch: Batch, draws: Draws) -> Batch:
     samples, labels = batch.region_samples.tolist(), batch.region_labels.tolist()
     numbers = batch.region_numbers.tolist()
     prompts = [[p for p, sample in enumerate(samples) if sample == n] for n in range(len(batch.inputs))]
-    shown = [list({numbers[p]: labels[p] for p in mine}.values()) for mine in prompts]
-    chosen = swap_prompts([[labels[p] for p in mine] for mine in prompts], shown, draws)
+    wanted = [{numbers[p]: labels[p] for p in mine} for mine in prompts]
+    chosen = swap_prompts([[labels[p] for p in mine] for mine in prompts], [list(w.values()) for w in wanted], draws)
     picks = [
         (sample, region, prompts[place[0]][place[1]])
         for sample, row in enumerate(chosen)
-        for region, place in enumerate(row)
+        for region, place in zip(wanted[sample], row, strict=True)
         if place is not None
     ]
     index = _integers([pick for *_, pick in picks]).to(batch.region_masks.device)
