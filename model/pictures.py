@@ -126,27 +126,35 @@ def scaled_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def mask_on_canvas(crop: Crop, size: tuple[int, int], side: int) -> np.ndarray:
+    """(side, side) bool: `crop_on_canvas` on the whole canvas."""
+    scaled = crop_on_canvas(crop, size, side)
+    height, width = scaled.mask.shape
+    canvas = np.zeros((side, side), dtype=bool)
+    canvas[scaled.y0 : scaled.y0 + height, scaled.x0 : scaled.x0 + width] = scaled.mask
+    return canvas
+
+
+def crop_on_canvas(crop: Crop, size: tuple[int, int], side: int) -> Crop:
     """A mask on the segmentation encoder's canvas, scaled with the picture.
 
     A pixel takes the value of the one its middle falls into (Pillow's "nearest", as in the reference). A mask that none
     of these would hit keeps the pixels that its own middles fall into, so that it never vanishes.
 
     Args:
-        crop: on the picture. size: height and width of the picture, px.
-    Returns:
-        (side, side) bool.
+        crop: on the picture, with a pixel set. size: height and width of the picture, px.
     """
     height, width = scaled_size(*size, side)
     rows, columns = _nearest(size[0], height) - crop.y0, _nearest(size[1], width) - crop.x0
-    h, w = crop.mask.shape
-    rows_in, columns_in = ((rows >= 0) & (rows < h)).nonzero()[0], ((columns >= 0) & (columns < w)).nonzero()[0]
-    canvas = np.zeros((side, side), dtype=bool)
-    canvas[np.ix_(rows_in, columns_in)] = crop.mask[np.ix_(rows[rows_in], columns[columns_in])]
-    if not canvas.any():
-        y, x = crop.mask.nonzero()
-        at = ((y + crop.y0 + 0.5) * height / size[0]).astype(int), ((x + crop.x0 + 0.5) * width / size[1]).astype(int)
-        canvas[at] = True
-    return canvas
+    y = ((rows >= 0) & (rows < crop.mask.shape[0])).nonzero()[0]
+    x = ((columns >= 0) & (columns < crop.mask.shape[1])).nonzero()[0]
+    mask = crop.mask[np.ix_(rows[y], columns[x])]
+    if not mask.any():
+        set_y, set_x = crop.mask.nonzero()
+        y = ((set_y + crop.y0 + 0.5) * height / size[0]).astype(int)
+        x = ((set_x + crop.x0 + 0.5) * width / size[1]).astype(int)
+        mask = np.zeros((np.ptp(y) + 1, np.ptp(x) + 1), dtype=bool)
+        mask[y - y.min(), x - x.min()] = True
+    return Crop(mask, int(x.min()), int(y.min()))
 
 
 def _nearest(size: int, scaled: int) -> np.ndarray:
@@ -181,9 +189,10 @@ def _decoded(source: bytes | str | Path) -> Image:
 
 def _normalized(picture: Image, scale: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
     """(3, H, W) float32 of an RGB picture."""
-    pixels = np.asarray(picture)
-    table = _table(*scale)
-    return torch.from_numpy(np.stack([table[channel][pixels[:, :, channel]] for channel in range(3)]))
+    values = np.empty((3, picture.height, picture.width), dtype=np.float32)
+    for channel, (table, pixels) in enumerate(zip(_table(*scale), np.moveaxis(np.asarray(picture), 2, 0), strict=True)):
+        np.take(table, pixels, out=values[channel], mode="clip")
+    return torch.from_numpy(values)
 
 
 @cache
