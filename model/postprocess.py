@@ -171,7 +171,7 @@ def panoptic(
     *,
     stuff: Sequence[int] = (),
 ) -> PanopticMap:
-    """Segments that do not overlap: each pixel goes to the query with the largest p times probability.
+    """Segments that do not overlap: each pixel goes to the query with the largest p times probability, however small.
 
     A query's segment stands if it won more than `overlap` of the pixels where that product is at least `mask`.
 
