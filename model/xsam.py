@@ -1,0 +1,337 @@
+"""The whole X-SAM: pictures and words in, a text and masks out (X-SAM AAAI26_Archive, model/xsam.py).
+
+    seen = model.see(batch)               pictures, once
+    read = model.read(batch, seen)        the language model's states
+    outputs = model.segment(read, seen)   masks and classes of every row
+
+`loss` and `answer` do all three, `generate` writes the answer first. Attributes are named as in released weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
+
+from model import regions
+from model.batches import Batch, Expanded, expand, region_tokens
+from model.config import XSamConfig, hub_config
+from model.encoders import ImageEncoder
+from model.losses import Draws, Runs, Targets, segmentation_losses, total
+from model.projectors import Connector, Projector
+from model.regions import RegionSampler
+from model.segmentor import PixelFeatures, Segmentor, SegOutputs
+from model.spans import Row, RowVectors, Spans, default_owners, index_means, plan_rows, row_vectors
+from model.words import IGNORED, MarkerIds, condition_ids, segment_ids
+
+_BACKGROUND_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the model makes of a batch's pictures; it serves any number of questions about them.
+
+    image_tokens: (I, V, D), those of the image encoder, then those of the segmentation encoder; None in stage 1.
+    region_maps: (J, h, w, D), where prompts look; None in stage 1. levels: hidden states for the connector, each
+    (J, H, W, C).
+    """
+
+    image_tokens: Tensor | None
+    region_maps: Tensor | None
+    levels: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What the language model makes of a batch. expanded: its inputs. states: (B, M, D), after the last norm.
+
+    vectors: of the rows to be segmented; None where nothing is.
+    """
+
+    expanded: Expanded
+    states: Tensor
+    vectors: RowVectors | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """loss: what is trained on, the sum of the others. language: mean cross-entropy of the labelled ids, 0 in stage 1.
+    segmentation: the sum of `terms`, 0 where nothing is segmented. terms: weighted, see `segmentation_losses`."""
+
+    loss: Tensor
+    language: Tensor
+    segmentation: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Answers that were generated. ids: of each input, (n,) int64, with the stop id if there was one.
+
+    rows: what is segmented, of all inputs. outputs: masks and classes of the rows; None where there are none.
+    """
+
+    ids: tuple[Tensor, ...]
+    rows: tuple[Row, ...]
+    outputs: SegOutputs | None
+
+
+class XSam(nn.Module):
+    """X-SAM with fresh weights; without a language model it is the segmentor that stage 1 trains."""
+
+    def __init__(self, config: XSamConfig) -> None:
+        """Raises UserError: a part's kind or settings are wrong."""
+        super().__init__()
+        self.config = config
+        self.segmentor = Segmentor(config)
+        channels = self.segmentor.encoder.state_channels
+        self.seg_connector = Connector(config.connector, [channels[layer] for layer in config.connector.layers])
+        self.checkpointing = False
+        if config.language is None or config.image_encoder is None:
+            return
+        self.llm = AutoModelForCausalLM.from_config(hub_config(config.language))
+        dim = self.llm.config.hidden_size
+        self.visual_encoder = ImageEncoder(config.image_encoder, config.visual_layer)
+        self.visual_projector = Projector(self.visual_encoder.dim, dim)
+        self.seg_projector = Projector(channels[config.visual_layer], dim, config.downsample)
+        self.llm_projector = Projector(dim, config.decoder.hidden_dim)
+        self.bg_embeds = nn.Embedding(1, config.decoder.hidden_dim)
+        nn.init.normal_(self.bg_embeds.weight, std=_BACKGROUND_STD)
+        self.vision_sampler = RegionSampler(config.region, dim)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """In training, layers are computed again in the backward pass instead of stored."""
+        self.segmentor.set_checkpointing(on)
+        if self.config.language is not None:
+            self.visual_encoder.checkpointing = on
+            if on:
+                self.llm.gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                self.llm.gradient_checkpointing_disable()
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def see(self, batch: Batch) -> Seen | None:
+        """The pictures of a batch; None where there are none."""
+        if batch.seg_pixel_values is None:
+            return None
+        encoded = self.segmentor.encode(batch.seg_pixel_values)
+        if self.config.language is None or batch.pixel_values is None:
+            return Seen(image_tokens=None, region_maps=None, levels=encoded.levels)
+        seg_tokens = self.seg_projector(encoded.tokens)
+        visual_tokens = self.visual_projector(self.visual_encoder(batch.pixel_values))
+        side = int(encoded.tokens.shape[1] * self.config.downsample)
+        return Seen(
+            image_tokens=torch.cat([visual_tokens, seg_tokens[: len(visual_tokens)]], 1),
+            region_maps=seg_tokens.unflatten(1, (side, -1)),
+            levels=encoded.levels,
+        )
+
+    def expand(self, batch: Batch, seen: Seen | None, draws: regions.Draws = regions.FIXED) -> Expanded:
+        """The batch as the language model takes it.
+
+        Args:
+            draws: of the points under prompts.
+        Raises:
+            WordsError, RegionError: markers without a picture or a prompt, or the other way round.
+        """
+        images: list[Tensor | None] = [None] * len(batch.inputs)
+        tokens: list[Tensor | None] = [None] * len(batch.inputs)
+        if seen is not None and seen.image_tokens is not None and seen.region_maps is not None:
+            images = [None if at < 0 else seen.image_tokens[at] for at in batch.images.tolist()]
+            sampled = self.vision_sampler(seen.region_maps, batch.region_masks, batch.region_pictures, draws)
+            tokens = [found if len(found) else None for found in region_tokens(batch, sampled)]
+        embed = self.llm.get_input_embeddings()
+        ids = (batch.input_ids, batch.labels, batch.cond_ids, batch.seg_ids, batch.attention_mask)
+        return expand(embed, *ids, images, tokens)
+
+    def read(self, batch: Batch, seen: Seen | None, draws: regions.Draws = regions.FIXED) -> Read:
+        """States of a batch whose answers are given, and the vectors of its rows."""
+        expanded = self.expand(batch, seen, draws)
+        states = self.llm.base_model(
+            inputs_embeds=expanded.embeds,
+            attention_mask=expanded.attention_mask.long(),
+            position_ids=expanded.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        vectors = self._vectors(batch.rows, states, expanded.cond_ids, expanded.seg_ids) if batch.rows else None
+        return Read(expanded=expanded, states=states, vectors=vectors)
+
+    def segment(self, vectors: RowVectors, seen: Seen, images: Tensor) -> SegOutputs:
+        """Masks and classes of rows.
+
+        Args:
+            images: (B,), each input's picture, as in `Batch`.
+        """
+        pictures = images[vectors.samples]
+        return self.segmentor(
+            self._features(seen, pictures), vectors.segs, vectors.conditions, vectors.mask
+        )
+
+    def _features(self, seen: Seen, pictures: Tensor) -> PixelFeatures:
+        """Pixel features for rows; of pictures that no row is about none are made."""
+        wanted, places = pictures.unique(return_inverse=True)
+        maps = self.seg_connector([level[wanted] for level in seen.levels])
+        return self.segmentor.pixel_decoder(maps).rows(places)
+
+    def _vectors(self, rows: Sequence[Row], states: Tensor, cond_ids: Tensor, seg_ids: Tensor) -> RowVectors:
+        projected = self.llm_projector(states)
+        return row_vectors(
+            rows, index_means(projected, cond_ids), index_means(projected, seg_ids), self.bg_embeds.weight
+        )
+
+    # --- what it is asked for -------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, points: Draws, prompts: regions.Draws = regions.FIXED) -> Losses:
+        """The losses of a batch whose answers are given.
+
+        Args:
+            points: where the mask losses look. prompts: where region tokens look.
+        """
+        seen = self.see(batch)
+        outputs, language = None, torch.zeros((), device=batch.images.device)
+        if self.config.language is None:
+            if seen is None:
+                raise ValueError("stage 1 learns from pictures; the batch has none")
+            outputs = self.segmentor(self._features(seen, batch.images))
+        else:
+            read = self.read(batch, seen, prompts)
+            language = self._language_loss(read)
+            if read.vectors is not None and seen is not None:
+                outputs = self.segment(read.vectors, seen, batch.images)
+        terms: dict[str, Tensor] = {}
+        if outputs is not None:
+            targets = [
+                Targets(labels=target.labels, masks=Runs.of_rles(target.rles, target.size)).to(batch.images.device)
+                for target in batch.targets
+            ]
+            terms = segmentation_losses(outputs, targets, self.config.decoder, points)
+        segmentation = total(terms) if terms else torch.zeros_like(language)
+        return Losses(loss=language + segmentation, language=language, segmentation=segmentation, terms=terms)
+
+    def _language_loss(self, read: Read) -> Tensor:
+        """Mean cross-entropy of the labelled ids, each told by the state before it; logits are made for those only."""
+        labels = read.expanded.labels[:, 1:]
+        is_learned = labels != IGNORED
+        logits = self.llm.get_output_embeddings()(read.states[:, :-1][is_learned])
+        if not len(logits):
+            return read.states.sum() * 0.0
+        return functional.cross_entropy(logits.float(), labels[is_learned])
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, seen: Seen | None = None) -> SegOutputs | None:
+        """Masks and classes of a batch whose answers are given, one for each of `batch.rows`; None without rows."""
+        seen = self.see(batch) if seen is None else seen
+        if seen is None or not batch.rows:
+            return None
+        if self.config.language is None:
+            return self.segmentor(self._features(seen, batch.images))
+        read = self.read(batch, seen)
+        return None if read.vectors is None else self.segment(read.vectors, seen, batch.images)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        markers: MarkerIds,
+        stop: Sequence[int],
+        *,
+        max_new: int = 512,
+        seen: Seen | None = None,
+        choose: Callable[[Tensor], Tensor] = lambda logits: logits.argmax(-1),
+    ) -> Written:
+        """Write the answers, then segment what they ask for.
+
+        A `<SEG>` needs the state after it, so one that stands exactly at `max_new` is lost. Conditions are those of
+        the question, unless the answer has spans of its own: then those, and no others.
+
+        Args:
+            batch: of inputs without their last answer.
+            stop: ids that end an answer.
+            choose: the next ids, (B,), of logits (B, vocabulary).
+        """
+        seen = self.see(batch) if seen is None else seen
+        expanded = self.expand(batch, seen)
+        ids, states = self._write(expanded, stop, max_new, choose)
+        found = [self._spans(batch, number, expanded, ids[number], markers) for number in range(len(ids))]
+        rows = plan_rows([spans for spans, *_ in found], is_shared=False)
+        if not rows or seen is None:
+            return Written(ids=tuple(ids), rows=(), outputs=None)
+        cond_ids = nn.utils.rnn.pad_sequence([c for _, c, _ in found], batch_first=True, padding_value=-1)
+        seg_ids = nn.utils.rnn.pad_sequence([s for *_, s in found], batch_first=True, padding_value=-1)
+        width = cond_ids.shape[1]
+        padded = nn.utils.rnn.pad_sequence(states, batch_first=True)[:, :width]
+        vectors = self._vectors(rows, padded, cond_ids[:, : padded.shape[1]], seg_ids[:, : padded.shape[1]])
+        return Written(ids=tuple(ids), rows=tuple(rows), outputs=self.segment(vectors, seen, batch.images))
+
+    def _write(
+        self, expanded: Expanded, stop: Sequence[int], max_new: int, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Ids of each answer, and states of each prompt and answer, (M + n - 1, D): the last id has none."""
+        from transformers import DynamicCache
+
+        lengths = expanded.attention_mask.sum(1)
+        width, device = int(lengths.max()), expanded.embeds.device
+        # answers follow their prompts at once, so prompts end together: padding goes to the left
+        order = (torch.arange(width, device=device) - (width - lengths)[:, None]) % width
+        mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
+        embeds = expanded.embeds.gather(1, order[..., None].expand(-1, -1, expanded.embeds.shape[-1]))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.llm.config)
+        is_open = torch.ones(len(lengths), dtype=torch.bool, device=device)
+        made: list[Tensor] = []
+        steps: list[Tensor] = []
+        for _ in range(max_new):
+            states = self.llm.base_model(
+                inputs_embeds=embeds,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            steps.append(states)
+            chosen = choose(self.llm.get_output_embeddings()(states[:, -1]).float())
+            made.append(torch.where(is_open, chosen, IGNORED))
+            is_open = is_open & ~torch.isin(chosen, torch.tensor(list(stop), device=device))
+            if not is_open.any():
+                break
+            embeds = self.llm.get_input_embeddings()(chosen)[:, None]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            positions = positions[:, -1:] + 1
+        answers = torch.stack(made, 1)
+        ids = [answer[answer != IGNORED] for answer in answers]
+        every = torch.cat(steps, 1)
+        starts = (width - lengths).tolist()
+        ends = [width + len(answer) - 1 for answer in ids]
+        return ids, [states[start:end] for states, start, end in zip(every, starts, ends, strict=True)]
+
+    def _spans(
+        self, batch: Batch, number: int, expanded: Expanded, answer: Tensor, markers: MarkerIds
+    ) -> tuple[Spans, Tensor, Tensor]:
+        """What is asked for in the last exchange of a prompt and its answer; cond and seg ids of its states."""
+        length = int(expanded.attention_mask[number].sum())
+        task, device = batch.inputs[number].task, answer.device
+        own = condition_ids(answer.tolist(), markers).to(device)[:-1]
+        segs = segment_ids(answer.tolist(), markers).to(device)[:-1]
+        given = expanded.cond_ids[number, :length]
+        before = int(expanded.seg_ids[number, :length].max()) + 1  # `<SEG>` of earlier answers
+        asked = [n for n, one in enumerate(batch.inputs[number].conditions) if one.seg < 0 or one.seg >= before]
+        nothing = torch.full_like(given, -1)
+        if (own >= 0).any():
+            conditions, num = torch.cat([nothing, own]), int(own.max()) + 1
+        else:
+            first = asked[0] if asked else 0
+            conditions = torch.cat([torch.where(given >= first, given - first, -1), torch.full_like(own, -1)])
+            num = len(asked)
+        num_segs = int(segs.max()) + 1 if len(segs) else 0
+        spans = Spans(owners=(), num_segs=0, is_referring=False)
+        if num_segs and num:
+            owners = default_owners(num, num_segs, task) if num_segs in (1, num) else (0,) * num
+            referring = task in ("refseg", "grefseg", "reaseg")
+            spans = Spans(owners=owners, num_segs=num_segs, is_referring=referring)
+        return spans, conditions, torch.cat([nothing, segs])
