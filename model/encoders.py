@@ -133,6 +133,9 @@ class ImageEncoder(nn.Module):
         config = hub_config(part)
         if not isinstance(config, SiglipVisionConfig):
             raise UserError(f"image_encoder: kind {part.kind!r} is not known; there is siglip_vision_model")
+        known = config.num_hidden_layers + 1
+        if not -known <= layer < known:
+            raise UserError(f"image_encoder: it has {known} hidden states, none is {layer}")
         self.checkpointing = False
         self.layer = layer
         self.dim = config.hidden_size

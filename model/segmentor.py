@@ -23,6 +23,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from dataengine.errors import UserError
 from model.attention import DeformableAttention
 from model.config import DecoderConfig, XSamConfig
 from model.encoders import EncoderOutput, SamEncoder, build_seg_encoder
@@ -74,9 +75,17 @@ class Segmentor(nn.Module):
     """
 
     def __init__(self, config: XSamConfig) -> None:
+        """
+        Raises:
+            UserError: the encoder is unknown, or has no such hidden states.
+        """
         super().__init__()
         self.config = config
         self.encoder = build_seg_encoder(config.seg_encoder)
+        known = len(self.encoder.state_channels)
+        for layer in (*config.connector.layers, config.visual_layer):
+            if not -known <= layer < known:
+                raise UserError(f"{config.name}: the segmentation encoder has {known} hidden states, none is {layer}")
         channels = [self.encoder.state_channels[layer] for layer in config.connector.layers]
         settings = mask2former_config(config.decoder)
         self.pixel_decoder = PixelDecoder(settings, connected_channels(config.connector, channels))

@@ -136,3 +136,5 @@ def test_unknown_encoders_are_refused():
         build_seg_encoder(Part(kind="phi3"))
     with pytest.raises(UserError, match="image_encoder: kind 'swin'"):
         ImageEncoder(SWIN, -2)
+    with pytest.raises(UserError, match="4 hidden states, none is -5"):
+        ImageEncoder(SIGLIP, -5)

@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from dataengine.errors import UserError  # noqa: E402
 from model.config import PRESETS, ConnectorConfig, DecoderConfig, Part, hub_config, stage1  # noqa: E402
 from model.encoders import ImageEncoder  # noqa: E402
 from model.projectors import Connector, Projector  # noqa: E402
@@ -329,6 +330,16 @@ def test_the_linear_head_needs_no_language():
 def test_the_cosine_head_asks_for_conditions(tiny):
     with torch.no_grad(), pytest.raises(ValueError, match="condition vectors"):
         tiny[0](features(tiny, pictures(1)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"connector": ConnectorConfig(hidden_dim=64)}, {"visual_layer": -9}],
+    ids=["connector of a deeper one", "tokens"],
+)
+def test_hidden_states_the_encoder_does_not_have(change):
+    with pytest.raises(UserError, match="tiny: the segmentation encoder has 5 hidden states"):
+        Segmentor(dataclasses.replace(TINY, **change))
 
 
 def test_rows_repeat_features():
