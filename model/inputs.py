@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dataengine import masks, tokens
+from dataengine import invariants, masks, tokens
 from dataengine import prompts as drawing
 from dataengine.conversation import WORDINGS
 from dataengine.errors import ReasonError
 from dataengine.images import ImageError
 from dataengine.masks import Crop, MaskError
-from dataengine.sample import Condition, Prompt, Sample
+from dataengine.sample import TASKS, Condition, Prompt, Sample
 from model import pictures, spans, words
 from model.config import XSamConfig
 from model.pictures import Picture
@@ -42,7 +42,7 @@ _SPAN_OR_REGION = re.compile(f"{tokens.PHRASE_OPEN}.*?{tokens.PHRASE_CLOSE}|{tok
 
 
 class InputError(ReasonError):
-    """A sample that cannot be a model's input: `spans`, `no_seg`, `category`, `no_image`, or a reason of its parts."""
+    """A sample that cannot be a model's input: `spans`, `no_seg`, `category`, `no_image`, `task`, or a reason of its parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,8 @@ class Processor:
             raise ValueError(f"{config.name}: the ids of its {config.num_labels} categories are needed, in order")
         if config.language is not None and tokenizer is None:
             raise ValueError(f"{config.name}: a tokenizer is needed")
+        if set(config.tokens) != set(words.MARKERS):
+            raise ValueError(f"{config.name}: conversations have the markers {words.MARKERS}, not {config.tokens}")
         self.config = config
         self.tokenizer = tokenizer
         self.template = template(config.template)
@@ -164,7 +166,7 @@ class Processor:
         may_cut: bool = True,
         every_instance: bool = False,
     ) -> Inputs:
-        """A sample of a dataset.
+        """A sample of a dataset, with its conversation rendered.
 
         Args:
             kind: of the prompts shown; None: any.
@@ -175,8 +177,10 @@ class Processor:
             every_instance: show not only the exemplar of each region but every object it stands for that has a prompt,
                 for the prompt swap of training (`batches.swap`).
         Raises:
-            ReasonError: its picture, conversation, prompts or masks cannot be used; the message names the sample.
+            ReasonError: an invariant of samples does not hold, or its picture, conversation or prompts cannot be used;
+                the message names the sample.
         """
+        invariants.check(sample)
         try:
             return self._from_sample(sample, kind, rng, with_answer, may_cut, every_instance)
         except ReasonError as error:
@@ -324,6 +328,8 @@ class Processor:
         """
         if self.config.language is None:
             raise WordsError("no_question", f"{self.config.name} has no language model to ask")
+        if task not in (None, *TASKS):
+            raise InputError("task", f"{task!r} is no task; there are {', '.join(TASKS)}")
         picture = None if image is None else self.picture(image)
         pairs = [*history, (_question(text, len(prompts), [q for q, _ in history]), answer)]
         conversation = [Exchange(question=_wrapped(question), answer=reply) for question, reply in pairs]

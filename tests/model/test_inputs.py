@@ -225,21 +225,32 @@ def without_seg(facts):
     return replace(facts, turns=turns)
 
 
+def asked(picture, question="<image>\nHi"):
+    turns = (Turn(role="user", text=question, supervised=False), Turn(role="assistant", text="Hi.", supervised=True))
+    return sample("chat", things=(), turns=turns, image=picture)
+
+
+ONE = sample("genseg", (phrase("a", 0),))
+TWO = sample("refseg", (phrase("a", 0), phrase("b", 1)))
 BAD = {
-    "no prompt": (sample("intseg", (region(0, exemplar=0),), (thing(*A, prompts=False),)), "object 0 .* no visual"),
+    "no prompt": (sample("intseg", (region(0, exemplar=0),), (thing(*A, prompts=False),)), "shows 0, which has no"),
     "prompt outside": (
         sample("intseg", (region(0, exemplar=0),), (replace(THINGS[0], prompts=(prompt_of(0, 0, 99, 9),)),)),
-        "no place on 64 x 32",
+        r"point \(99, 9\), outside the 64 x 32 picture",
     ),
-    "no seg": (without_seg(sample("genseg", (phrase("a", 0),))), "names <SEG> 0; the text has 0"),
-    "other size": (replace(sample("genseg", (phrase("a", 0),)), height=31), "its sample says 64 x 31"),
-    "no span": (replace(sample("genseg", (phrase("a", 0),)), conditions=()), "1 spans for 0 conditions"),
-    "lost span": (replace(sample("chat"), conditions=(phrase("a", 0),)), "question|0 spans for 1"),
-    "no picture": (replace(sample("genseg", (phrase("a", 0),)), image=Image(bytes=b"?", path="a")), "no JPEG"),
-    "lost file": (
-        replace(sample("genseg", (phrase("a", 0),)), image=Image(bytes=None, path="/nowhere/1.png")),
-        "nowhere",
+    "no such object": (replace(ONE, conditions=(replace(ONE.conditions[0], objects=(-3,)),)), "object -3 of 3"),
+    "no such exemplar": (sample("intseg", (region(9, exemplar=9),)), "shows 9"),
+    "no seg": (without_seg(ONE), "0 <SEG> markers"),
+    "not rendered": (replace(ONE, turns=()), "the conversation has"),
+    "no condition": (replace(ONE, conditions=()), "conditions claim the spans"),
+    "question without answer": (
+        replace(TWO, turns=TWO.turns[:3], conditions=(TWO.conditions[0], replace(TWO.conditions[1], seg=0))),
+        "1 spans for 2 conditions",
     ),
+    "other size": (asked(picture(H, W - 1)), "63 x 32 px, its sample says 64 x 32"),
+    "no picture": (asked(Image(bytes=b"?", path="a")), "no JPEG"),
+    "lost file": (asked(Image(bytes=None, path="/nowhere/1.png")), "nowhere"),
+    "kind of prompt": (sample("intseg", (region(0, exemplar=0),)), "object 0 .* no scribble prompt"),
 }
 
 
@@ -247,7 +258,7 @@ BAD = {
 def test_a_sample_that_cannot_be_used_is_named(processor, name):
     facts, message = BAD[name]
     with pytest.raises(ReasonError, match=f"{facts.sample_id}: .*({message})"):
-        processor.from_sample(facts)
+        processor.from_sample(facts, kind="scribble")
 
 
 class TestPersons:
@@ -351,6 +362,10 @@ class TestPersons:
         with pytest.raises(ReasonError, match="needs a <SEG>"):
             processor.from_prompt(self.PICTURE, "<p>a</p>", answer="No.")
 
+    def test_an_unknown_task_is_refused(self, processor):
+        with pytest.raises(ReasonError, match="'seg' is no task"):
+            processor.from_prompt(self.PICTURE, "What?", task="seg")
+
     def test_stage_1_cannot_be_asked(self):
         with pytest.raises(ReasonError, match="no language model"):
             Processor(stage1(TINY), categories=range(133)).from_prompt(self.PICTURE, "What?")
@@ -375,6 +390,8 @@ def test_what_a_processor_needs_is_said():
         Processor(TINY)
     with pytest.raises(ValueError, match="133 categories"):
         Processor(stage1(TINY))
+    with pytest.raises(ValueError, match="have the markers"):
+        Processor(replace(TINY, tokens=("<seg>", "<p>", "</p>")), words.tiny_tokenizer())
 
 
 def test_masks_are_bool():
