@@ -42,7 +42,7 @@ _SPAN_OR_REGION = re.compile(f"{tokens.PHRASE_OPEN}.*?{tokens.PHRASE_CLOSE}|{tok
 
 
 class InputError(ReasonError):
-    """A sample that cannot be a model's input: `spans`, `no_seg`, `category`, `no_image`, `task`, or a reason of its parts."""
+    """What cannot be a model's input: `spans`, `no_seg`, `category`, `no_image`, `task`, or a reason of its parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
