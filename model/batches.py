@@ -69,7 +69,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expanded:
+class Assembled:
     """A batch as the language model takes it, all (B, M), embeds (B, M, D).
 
     Where padded: embeds 0, input_ids and labels -100, cond_ids and seg_ids -1, position_ids 0. Where pictures and
@@ -174,7 +174,7 @@ def region_tokens(batch: Batch, sampled: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def expand(
+def assemble(
     embed: Callable[[torch.Tensor], torch.Tensor],
     input_ids: torch.Tensor,
     labels: torch.Tensor,
@@ -183,7 +183,7 @@ def expand(
     attention_mask: torch.Tensor,
     images: Sequence[torch.Tensor | None],
     regions: Sequence[torch.Tensor | None],
-) -> Expanded:
+) -> Assembled:
     """Pseudo ids replaced by what they stand for, and everything else aligned with it.
 
     Args:
@@ -218,7 +218,7 @@ def expand(
         given = [value.flatten(0, -2) for value in values if value is not None]
         if given:
             embeds[ids == id] = torch.cat(given).to(embeds.dtype)
-    return Expanded(
+    return Assembled(
         embeds=embeds,
         input_ids=ids,
         labels=new_labels.masked_fill(~is_text, IGNORED),

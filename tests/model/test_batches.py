@@ -72,14 +72,14 @@ class TestReference:
             "image_then_text_only",
         ],
     )
-    def test_expansion(self, load, name):
+    def test_assembly(self, load, name):
         tensors = load("multimodal_inputs/tensors")
         given = {
             key.removeprefix(f"{name}.in."): value for key, value in tensors.items() if key.startswith(f"{name}.in.")
         }
         images = torch.cat([given["visual_tokens"], given["seg_tokens"]], dim=1)
         has_image = (given["input_ids"] == IMAGE_ID).any(1)
-        found = batches.expand(
+        found = batches.assemble(
             lambda ids: tensors["embed_tokens"][ids],
             *(given[line] for line in LINES[:-1]),
             images=[image if has else None for image, has in zip(images, has_image, strict=True)],
@@ -97,7 +97,7 @@ class TestReference:
         images = torch.cat([common["mid.visual_tokens"], common["mid.seg_tokens"]], dim=1)
         features = [tensors.get(f"mid.region_feats.{n}") for n in range(2)]
         given = {line: tensors[f"in.{line}"] for line in LINES[:-1]}
-        found = batches.expand(
+        found = batches.assemble(
             lambda ids: weights["llm.model.embed_tokens.weight"][ids],
             **given,
             images=list(images),
@@ -123,9 +123,9 @@ class TestReference:
             assert torch.equal(vectors.mask.float(), tensors["mid.embed_masks"])
 
 
-def expand(inputs, images, regions, dim=2):
+def assemble(inputs, images, regions, dim=2):
     batch = batches.collate(inputs)
-    return batches.expand(
+    return batches.assemble(
         lambda ids: torch.stack([ids.float()] * dim, dim=-1),
         *(getattr(batch, line) for line in LINES[:-1]),
         images=images,
@@ -138,7 +138,7 @@ class TestExpansion:
         # text alone first, and an <image> that is the very first id: the reference confuses both
         first = encoded([IMAGE_ID, 5, REGION_ID, 6], labels=[IGNORED, 5, IGNORED, 6], conds=[-1, 3, 3, 3])
         image, region = torch.full((2, 2), 100.0), torch.tensor([[[200.0, 201], [202, 203]]])
-        found = expand(
+        found = assemble(
             [Inputs(task="chat", words=TEXT), Inputs(task="chat", words=first)], [None, image], [None, region]
         )
         assert found.input_ids.tolist() == [
@@ -159,7 +159,7 @@ class TestExpansion:
         region = torch.ones(2, 1, 2, requires_grad=True)
         batch = batches.collate([Inputs(task="vgdseg", words=REGIONS)])
         lines = [getattr(batch, line) for line in LINES[:-1]]
-        batches.expand(lambda ids: table[ids], *lines, images=[image], regions=[region]).embeds.sum().backward()
+        batches.assemble(lambda ids: table[ids], *lines, images=[image], regions=[region]).embeds.sum().backward()
         assert (image.grad == 1).all()
         assert (region.grad == 1).all()
         assert table.grad[:, 0].tolist() == [0, 1, 0, 0, 0, 2, 2, 0, 0, 1, *[0] * 10]
@@ -178,7 +178,7 @@ class TestExpansion:
     )
     def test_markers_without_what_they_stand_for_are_refused(self, words, image, region, error):
         with pytest.raises(error, match="input 0"):
-            expand([Inputs(task="vgdseg", words=words)], [image], [region])
+            assemble([Inputs(task="vgdseg", words=words)], [image], [region])
 
 
 class TestCollate:
