@@ -162,12 +162,21 @@ def _small_text(file: Path) -> bytes:
 
 
 def without_values(build: Callable[[XSamConfig], Model], config: XSamConfig) -> Model:
-    """A model whose weights are on the device `meta`; what is computed instead of saved has its values."""
+    """A model whose weights are on the device `meta`; what is computed instead of saved has its values.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
     from accelerate import init_empty_weights
     from transformers import PreTrainedModel
 
-    with init_empty_weights(include_buffers=False):
-        model = build(config)
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = build(config)
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # of libraries
+        raise CheckpointError(f"no model can be made of the settings {config.name}: {error}") from error
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.tie_weights()  # ties are lost on the way to `meta`

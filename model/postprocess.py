@@ -189,9 +189,8 @@ def panoptic(
         weighed = logits.sigmoid_().mul_(p[done : done + len(logits), None, None])
         strong += (weighed >= thresholds.mask).sum((1, 2)).tolist()
         value, place = weighed.max(dim=0)
-        better = value > best
-        best[better] = value[better]
-        owner[better] = (place[better] + done + 1).to(torch.int32)
+        owner = torch.where(value > best, place.to(torch.int32) + (done + 1), owner)
+        best = torch.maximum(best, value)
     won = torch.bincount(owner.flatten(), minlength=len(labels) + 1)[1:].tolist()
     valid = [
         place

@@ -274,36 +274,36 @@ def overlay(picture: Pillow.Image, prediction: Prediction) -> Pillow.Image:
     areas = [masks.area(one.rle, *size) for one in prediction.masks]
     order = [number for number in np.argsort(areas)[::-1].tolist() if areas[number]]
     canvas = np.array(picture.convert("RGB"))
-    paint = np.zeros_like(canvas)
-    covered = np.zeros(size, bool)
+    colors = [COLORS[one.condition % len(COLORS)] for one in prediction.masks]
+    owner = np.full(size, -1, np.int32)  # the mask that is seen at a pixel
     for number in order:
-        mask = masks.decode(prediction.masks[number].rle, *size)
-        paint[mask] = COLORS[prediction.masks[number].condition % len(COLORS)]
-        covered |= mask
-    canvas[covered] = np.floor(canvas[covered] * (1 - TINT) + paint[covered] * TINT + 0.5).astype(np.uint8)
+        owner[masks.decode(prediction.masks[number].rle, *size)] = number
+    covered = owner >= 0
+    if order:
+        paint = np.array(colors, np.float32)[owner[covered]]
+        canvas[covered] = np.floor(canvas[covered] * (1 - TINT) + paint * TINT + 0.5).astype(np.uint8)
     for number in order:
-        one = prediction.masks[number]
-        draw_outline(canvas, masks.decode(one.rle, *size), COLORS[one.condition % len(COLORS)])
+        draw_outline(canvas, masks.decode(prediction.masks[number].rle, *size), colors[number])
     drawn = Pillow.fromarray(canvas)
     for number in order:
-        _draw_label(drawn, prediction.masks[number], COLORS, size)
+        _draw_label(drawn, prediction.masks[number], colors[number], owner == number)
     return drawn
 
 
-def _draw_label(
-    picture: Pillow.Image, mask: Mask, colors: Sequence[tuple[int, int, int]], size: tuple[int, int]
-) -> None:
-    """What the mask is, at its place farthest from the edge."""
+def _draw_label(picture: Pillow.Image, mask: Mask, color: tuple[int, int, int], seen: np.ndarray) -> None:
+    """What a mask is, at the place of what is seen of it that is farthest from the edge. seen: (H, W) bool."""
     import cv2
 
     from dataengine.sheet.look import SMALL_PX
     from dataengine.sheet.text import draw_tag, drawable_text, shortened, tag_width
 
     label = shortened(drawable_text(mask.text).strip() or str(mask.condition + 1), SMALL_PX - 1, _LABEL_PX)
-    crop = masks.crop_from_rle(mask.rle, *size)
-    depth = cv2.distanceTransform(np.pad(crop.mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    crop = masks.crop_from_rle(mask.rle, *seen.shape)
+    h, w = crop.mask.shape
+    part = seen[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w]
+    depth = cv2.distanceTransform(np.pad(part if part.any() else crop.mask, 1).astype(np.uint8), cv2.DIST_L2, 3)
+    y, x = np.unravel_index(int(depth[1:-1, 1:-1].argmax()), part.shape)
     width, height = tag_width(label), SMALL_PX + 3.0
-    left = min(max(crop.x0 + float(x) - width / 2, 1), max(size[1] - width - 1, 0))
-    top = min(max(crop.y0 + float(y) - height / 2, 1), max(size[0] - height - 1, 0))
-    draw_tag(picture, (left, top, left + width, top + height), label, colors[mask.condition % len(colors)])
+    left = min(max(crop.x0 + float(x) - width / 2, 1), max(picture.width - width - 1, 0))
+    top = min(max(crop.y0 + float(y) - height / 2, 1), max(picture.height - height - 1, 0))
+    draw_tag(picture, (left, top, left + width, top + height), label, color)

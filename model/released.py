@@ -112,9 +112,9 @@ def from_released(
     stage = _stage(state, file)
     try:
         config, read = _config(state, stage, base or preset("xsam-phi3-siglip2-saml"), file)
-    except ValueError as error:  # of settings with such sizes, or our own
-        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{file}: {error}") from None
-    model = without_values(build, config)
+        model = without_values(build, config)
+    except ValueError as error:  # of settings with such sizes
+        raise error if str(error).startswith(file) else CheckpointError(f"{file}: {error}") from None
     weights = model.state_dict(keep_vars=True)
     wanted = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     missing: dict[str, str] = {}

@@ -318,7 +318,10 @@ def test_a_released_file_loads_with_the_counts_that_its_tensors_tell(tmp_path, w
     lines = report.lines()
     assert "stage 3" in lines[0]
     assert "never uses" in lines[2]
-    load_into(Whole(config), state)
+    model = without_values(Whole, config)
+    load_into(model, state)
+    save_pretrained(model, tmp_path / "ours", config)
+    assert same(from_pretrained(tmp_path / "ours", Whole).state_dict(), whole.state_dict())
 
 
 def test_the_recorded_whole_model_is_one(fixtures):
@@ -327,6 +330,18 @@ def test_the_recorded_whole_model_is_one(fixtures):
     assert (config.decoder.num_queries, config.decoder.layers, config.decoder.encoder_layers) == (10, 3, 2)
     assert len(report.mapped) == 315
     assert len(report.dropped) == 1
+    load_into(Whole(config), state)
+
+
+def test_the_recorded_stage_1_is_one(fixtures):
+    golden = fixtures / "golden" / "model"
+    found = load_file(golden / "e2e" / "weights.safetensors")
+    found = {key: tensor for key, tensor in found.items() if key.startswith(("segmentor.", "seg_connector."))}
+    del found["segmentor.logit_scale"]
+    found |= load_file(golden / "e2e_s1" / "weights_extra.safetensors")
+    assert len(found) == json.loads((golden / "e2e_s1" / "config.json").read_text())["num_keys"]
+    config, state, report = from_released(found, Whole, IGNORANT)
+    assert (report.stage, config.num_labels, report.read["classes"], len(state)) == (1, 7, 7, len(found) - 1)
     load_into(Whole(config), state)
 
 
@@ -403,6 +418,10 @@ def test_stage_2_holds_two_projectors(tmp_path, whole):
         (lambda s: s.update({"llm.model.layers.9999.mlp.down_proj.weight": torch.zeros(1)}), "numbered up to 9999"),
         (lambda s: s.update({"segmentor.class_predictor.logit_scale": torch.zeros(1)}), "two names of one weight"),
         (lambda s: s.update({"segmentor.decoder.queries_features.weight": torch.zeros(3)}), "must be a matrix"),
+        (
+            lambda s: [s.pop(key) for key in list(s) if key.startswith("segmentor.encoder.layers.3")],
+            "no model can be made",
+        ),
         (lambda s: [s.pop(key) for key in list(s) if key.startswith("segmentor.")], "no stage of X-SAM"),
         (lambda s: s.clear(), "nothing"),
     ],
@@ -416,6 +435,7 @@ def test_stage_2_holds_two_projectors(tmp_path, whole):
         "layers",
         "twice",
         "rank",
+        "shallow",
         "half",
         "none",
     ],
