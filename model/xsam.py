@@ -10,16 +10,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from model import regions
-from model.batches import Batch, Expanded, expand, region_tokens
+from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
 from model.encoders import ImageEncoder
 from model.losses import Draws, Runs, Targets, segmentation_losses, total
@@ -48,12 +47,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What the language model makes of a batch. expanded: its inputs. states: (B, M, D), after the last norm.
+    """What the language model makes of a batch. assembled: its inputs. states: (B, M, D), after the last norm.
 
     vectors: of the rows to be segmented; None where nothing is.
     """
 
-    expanded: Expanded
+    assembled: Assembled
     states: Tensor
     vectors: RowVectors | None
 
@@ -132,7 +131,7 @@ class XSam(nn.Module):
             levels=encoded.levels,
         )
 
-    def expand(self, batch: Batch, seen: Seen | None, draws: regions.Draws = regions.FIXED) -> Expanded:
+    def assemble(self, batch: Batch, seen: Seen | None, draws: regions.Draws = regions.FIXED) -> Assembled:
         """The batch as the language model takes it.
 
         Args:
@@ -148,19 +147,19 @@ class XSam(nn.Module):
             tokens = [found if len(found) else None for found in region_tokens(batch, sampled)]
         embed = self.llm.get_input_embeddings()
         ids = (batch.input_ids, batch.labels, batch.cond_ids, batch.seg_ids, batch.attention_mask)
-        return expand(embed, *ids, images, tokens)
+        return assemble(embed, *ids, images, tokens)
 
     def read(self, batch: Batch, seen: Seen | None, draws: regions.Draws = regions.FIXED) -> Read:
         """States of a batch whose answers are given, and the vectors of its rows."""
-        expanded = self.expand(batch, seen, draws)
+        assembled = self.assemble(batch, seen, draws)
         states = self.llm.base_model(
-            inputs_embeds=expanded.embeds,
-            attention_mask=expanded.attention_mask.long(),
-            position_ids=expanded.position_ids,
+            inputs_embeds=assembled.embeds,
+            attention_mask=assembled.attention_mask.long(),
+            position_ids=assembled.position_ids,
             use_cache=False,
         ).last_hidden_state
-        vectors = self._vectors(batch.rows, states, expanded.cond_ids, expanded.seg_ids) if batch.rows else None
-        return Read(expanded=expanded, states=states, vectors=vectors)
+        vectors = self._vectors(batch.rows, states, assembled.cond_ids, assembled.seg_ids) if batch.rows else None
+        return Read(assembled=assembled, states=states, vectors=vectors)
 
     def segment(self, vectors: RowVectors, seen: Seen, images: Tensor) -> SegOutputs:
         """Masks and classes of rows.
@@ -169,9 +168,7 @@ class XSam(nn.Module):
             images: (B,), each input's picture, as in `Batch`.
         """
         pictures = images[vectors.samples]
-        return self.segmentor(
-            self._features(seen, pictures), vectors.segs, vectors.conditions, vectors.mask
-        )
+        return self.segmentor(self._features(seen, pictures), vectors.segs, vectors.conditions, vectors.mask)
 
     def _features(self, seen: Seen, pictures: Tensor) -> PixelFeatures:
         """Pixel features for rows; of pictures that no row is about none are made."""
@@ -216,7 +213,7 @@ class XSam(nn.Module):
 
     def _language_loss(self, read: Read) -> Tensor:
         """Mean cross-entropy of the labelled ids, each told by the state before it; logits are made for those only."""
-        labels = read.expanded.labels[:, 1:]
+        labels = read.assembled.labels[:, 1:]
         is_learned = labels != IGNORED
         logits = self.llm.get_output_embeddings()(read.states[:, :-1][is_learned])
         if not len(logits):
@@ -256,9 +253,9 @@ class XSam(nn.Module):
             choose: the next ids, (B,), of logits (B, vocabulary).
         """
         seen = self.see(batch) if seen is None else seen
-        expanded = self.expand(batch, seen)
-        ids, states = self._write(expanded, stop, max_new, choose)
-        found = [self._spans(batch, number, expanded, ids[number], markers) for number in range(len(ids))]
+        assembled = self.assemble(batch, seen)
+        ids, states = self._write(assembled, stop, max_new, choose)
+        found = [self._spans(batch, number, assembled, ids[number], markers) for number in range(len(ids))]
         rows = plan_rows([spans for spans, *_ in found], is_shared=False)
         if not rows or seen is None:
             return Written(ids=tuple(ids), rows=(), outputs=None)
@@ -270,17 +267,17 @@ class XSam(nn.Module):
         return Written(ids=tuple(ids), rows=tuple(rows), outputs=self.segment(vectors, seen, batch.images))
 
     def _write(
-        self, expanded: Expanded, stop: Sequence[int], max_new: int, choose: Callable[[Tensor], Tensor]
+        self, assembled: Assembled, stop: Sequence[int], max_new: int, choose: Callable[[Tensor], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Ids of each answer, and states of each prompt and answer, (M + n - 1, D): the last id has none."""
         from transformers import DynamicCache
 
-        lengths = expanded.attention_mask.sum(1)
-        width, device = int(lengths.max()), expanded.embeds.device
+        lengths = assembled.attention_mask.sum(1)
+        width, device = int(lengths.max()), assembled.embeds.device
         # answers follow their prompts at once, so prompts end together: padding goes to the left
         order = (torch.arange(width, device=device) - (width - lengths)[:, None]) % width
         mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
-        embeds = expanded.embeds.gather(1, order[..., None].expand(-1, -1, expanded.embeds.shape[-1]))
+        embeds = assembled.embeds.gather(1, order[..., None].expand(-1, -1, assembled.embeds.shape[-1]))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.llm.config)
         is_open = torch.ones(len(lengths), dtype=torch.bool, device=device)
@@ -311,15 +308,15 @@ class XSam(nn.Module):
         return ids, [states[start:end] for states, start, end in zip(every, starts, ends, strict=True)]
 
     def _spans(
-        self, batch: Batch, number: int, expanded: Expanded, answer: Tensor, markers: MarkerIds
+        self, batch: Batch, number: int, assembled: Assembled, answer: Tensor, markers: MarkerIds
     ) -> tuple[Spans, Tensor, Tensor]:
         """What is asked for in the last exchange of a prompt and its answer; cond and seg ids of its states."""
-        length = int(expanded.attention_mask[number].sum())
+        length = int(assembled.attention_mask[number].sum())
         task, device = batch.inputs[number].task, answer.device
         own = condition_ids(answer.tolist(), markers).to(device)[:-1]
         segs = segment_ids(answer.tolist(), markers).to(device)[:-1]
-        given = expanded.cond_ids[number, :length]
-        before = int(expanded.seg_ids[number, :length].max()) + 1  # `<SEG>` of earlier answers
+        given = assembled.cond_ids[number, :length]
+        before = int(assembled.seg_ids[number, :length].max()) + 1  # `<SEG>` of earlier answers
         asked = [n for n, one in enumerate(batch.inputs[number].conditions) if one.seg < 0 or one.seg >= before]
         nothing = torch.full_like(given, -1)
         if (own >= 0).any():

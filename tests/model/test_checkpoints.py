@@ -420,7 +420,7 @@ def test_stage_2_holds_two_projectors(tmp_path, whole):
         (lambda s: s.update({"segmentor.decoder.queries_features.weight": torch.zeros(3)}), "must be a matrix"),
         (
             lambda s: [s.pop(key) for key in list(s) if key.startswith("segmentor.encoder.layers.3")],
-            "no model can be made",
+            "4 hidden states, none is 4",
         ),
         (lambda s: [s.pop(key) for key in list(s) if key.startswith("segmentor.")], "no stage of X-SAM"),
         (lambda s: s.clear(), "nothing"),

@@ -69,7 +69,10 @@ def recorded_inputs(task: str, tensors: dict, common: dict, config: dict, with_a
         )
         seg_pixels = common["in.extra_pixel_values"][n]
         picture = Picture(
-            pixel_values=common["in.pixel_values"][n], seg_pixel_values=seg_pixels, scaled_size=(128, 128), size=(128, 128)
+            pixel_values=common["in.pixel_values"][n],
+            seg_pixel_values=seg_pixels,
+            scaled_size=(128, 128),
+            size=(128, 128),
         )
         num, referring = words.num_conditions, task in ("refseg",)
         asked = [AskedFor(text="", category_id=-1, seg=k if referring else 0) for k in range(num)]
@@ -87,7 +90,14 @@ def recorded_inputs(task: str, tensors: dict, common: dict, config: dict, with_a
                 region = wanted.index(of_instance[k])
                 shown.append(Shown(mask=mask.bool(), region=region, label=of_instance[k]))
         found.append(
-            Inputs(task=task, words=words, picture=picture, shown=tuple(shown), conditions=tuple(asked), targets=tuple(targets))
+            Inputs(
+                task=task,
+                words=words,
+                picture=picture,
+                shown=tuple(shown),
+                conditions=tuple(asked),
+                targets=tuple(targets),
+            )
         )
     return found
 
