@@ -11,7 +11,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
-	$(PIP) install -e '.[dev]'
+	$(PIP) install -e '.[dev,model]'
 	touch $@ $(VENV)/.core
 
 # A world of shapes, a COCO-VGD made of it, and a picture to look at.
