@@ -27,7 +27,7 @@ from dataengine.view.reader import Reader
 WAIT_S = 0.7  # for a search; then it is answered with what was searched
 KEPT_ANSWERS = 4
 LINE = 120  # code points of a conversation's start
-_FIELDS = ("sample_id", "task", "variant", "turns.role", "turns.text", "objects.area", "conditions.start")
+_FIELDS = ("sample_id", "task", "variant", "image.path", "turns.role", "turns.text", "objects.area", "conditions.start")
 _MARKERS = re.compile(r"</?(?:p|image|SEG)>")
 
 
@@ -187,6 +187,7 @@ class Listing:
                 "id": row["sample_id"],
                 "task": row["task"],
                 "variant": row["variant"],
+                "picture": row["image"] is not None,
                 "objects": len(row["objects"] or ()),
                 "conditions": len(row["conditions"] or ()),
                 "text": _start(row["turns"] or ()),
@@ -195,7 +196,7 @@ class Listing:
             error = f"{shard['name']} is gone"
         except Exception as damage:  # whatever a file holds that is no shard
             error = f"{shard['name']} cannot be read: {type(damage).__name__}"
-        empty = {"id": "", "task": "", "variant": None, "objects": 0, "conditions": 0, "text": ""}
+        empty = {"id": "", "task": "", "variant": None, "picture": False, "objects": 0, "conditions": 0, "text": ""}
         return {**line, **empty, "error": error}
 
 

@@ -275,8 +275,9 @@ function rowButton(row) {
   ];
   return el("button", {type: "button", class: "row", "data-number": row.number,
     onclick: () => choose(row).catch(trouble)},
-    el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "", loading: "lazy",
-      fetchpriority: "low", width: "64", height: "64", onerror: (event) => event.target.classList.add("none")}),
+    row.picture && el("img", {src: `/api/picture?d=${state.d}&n=${row.number}&px=160&${edition()}`, alt: "",
+      loading: "lazy", fetchpriority: "low", width: "64", height: "64",
+      onerror: (event) => event.target.classList.add("none")}),
     el("span", {class: "what"}, el("span", {class: "text", dir: "auto"}, row.error ?? (row.text || row.id)),
       el("span", {class: "faint"}, facts.filter(Boolean).join(" · "))));
 }
@@ -348,7 +349,18 @@ function help() {
 function turnTheme() {
   const isDark = getComputedStyle(document.documentElement).colorScheme === "dark" ||
     (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  document.documentElement.dataset.theme = isDark ? "light" : "dark";
+  wearTheme(isDark ? "light" : "dark");
+}
+
+/** Light or dark, as chosen now or, without `chosen`, before; a browser that stores nothing forgets it. */
+function wearTheme(chosen) {
+  try {
+    if (chosen) localStorage.setItem("theme", chosen);
+    chosen ??= localStorage.getItem("theme");
+  } catch {
+    // nothing was stored
+  }
+  document.documentElement.dataset.theme = chosen ?? "";
 }
 
 function tidy(number) {
@@ -380,4 +392,5 @@ document.addEventListener("keydown", (event) => {
   Promise.resolve(ACTIONS[event.key]()).catch(trouble);
 });
 window.addEventListener("popstate", restore);
+wearTheme();
 start();

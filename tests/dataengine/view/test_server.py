@@ -59,6 +59,7 @@ def test_a_page_of_rows(viewer, made_samples):
             "variant": sample.variant,
             "source": sample.source,
             "split": sample.split,
+            "picture": True,
             "objects": len(sample.objects),
             "conditions": len(sample.conditions),
             "value": None,

@@ -156,6 +156,20 @@ def inked(page) -> int:
     )
 
 
+def test_the_theme_is_kept_and_text_alone_has_no_thumbnail(watch, serve, toy, write_dataset):
+    alone = toy(0, image=None, height=0, width=0, objects=(), conditions=(), task="chat")
+    watched = watch()
+    page = watched.page
+    page.goto(serve(write_dataset([alone, toy(1)])))
+    found(page, 2)
+    assert page.locator(".row img").count() == 1
+    page.locator('.top button[title*="dark"]').click()
+    page.reload()
+    found(page, 2)
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert not any("n=0&px" in url for url in watched.requests)
+
+
 def test_order(watch, serve, toy, write_dataset):
     samples = [replace(toy(n), objects=toy(n).objects[: n + 1], conditions=()) for n in range(2)]
     page = watch().page
