@@ -97,8 +97,8 @@ class Inputs:
 
     @property
     def spans(self) -> Spans:
-        """What rows are planned from; without an answer there are none yet."""
-        num = self.words.num_segs if self.has_answer else 0
+        """What rows are planned from; without an answer there are none yet, without a picture none ever."""
+        num = self.words.num_segs if self.has_answer and self.picture is not None else 0
         owners = tuple(condition.seg for condition in self.conditions)
         return Spans(owners=owners, num_segs=num, is_referring=self.task in spans.REFERRING)
 
@@ -459,6 +459,8 @@ def _question(text: str, num_prompts: int, before: Sequence[str]) -> str:
     """The question, with a `<region>` for each prompt."""
     if any(tokens.IMAGE in part for part in (text, *before)):
         raise WordsError("span", f"{tokens.IMAGE} puts itself in front of the first question; leave it out")
+    if any(tokens.SEG in part for part in (text, *before)):
+        raise WordsError("span", f"{tokens.SEG} is for the model to say; leave it out of questions")
     earlier = sum(tokens.count(part, tokens.REGION) for part in before)
     if num_prompts > earlier and tokens.REGION not in text:
         regions = ", ".join([tokens.REGION_SPAN] * (num_prompts - earlier))

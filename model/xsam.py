@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
 from model import regions
@@ -25,8 +26,8 @@ from model.losses import Draws, Runs, Targets, segmentation_losses, total
 from model.projectors import Connector, Projector
 from model.regions import RegionSampler
 from model.segmentor import PixelFeatures, Segmentor, SegOutputs
-from model.spans import Row, RowVectors, Spans, default_owners, index_means, plan_rows, row_vectors
-from model.words import IGNORED, MarkerIds, condition_ids, segment_ids
+from model.spans import REFERRING, Row, RowVectors, Spans, index_means, plan_rows, row_vectors
+from model.words import IGNORED, NONE, MarkerIds, condition_ids, segment_ids
 
 _BACKGROUND_STD = 0.02
 
@@ -70,14 +71,30 @@ class Losses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Answers that were generated. ids: of each input, (n,) int64, with the stop id if there was one.
+    """Answers that were generated.
 
-    rows: what is segmented, of all inputs. outputs: masks and classes of the rows; None where there are none.
+    ids: of each input, (n,) int64, with the stop id if there was one. states: of each prompt and answer, (M + n - 1, D):
+    the last id has none. rows: what is segmented, of all inputs; classes are conditions of the question by number, or
+    the spans of an answer in their order. has_spans: of each input, which of these. vectors, outputs: of the rows;
+    None where there are none.
     """
 
     ids: tuple[Tensor, ...]
-    rows: tuple[Row, ...]
-    outputs: SegOutputs | None
+    states: tuple[Tensor, ...]
+    rows: tuple[Row, ...] = ()
+    has_spans: tuple[bool, ...] = ()
+    vectors: RowVectors | None = None
+    outputs: SegOutputs | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What one answer asks for. cond_ids, seg_ids: (M + n - 1,) int64, of its states. has_spans: see `Written`."""
+
+    spans: Spans
+    cond_ids: Tensor
+    seg_ids: Tensor
+    has_spans: bool
 
 
 class XSam(nn.Module):
@@ -249,22 +266,27 @@ class XSam(nn.Module):
 
         Args:
             batch: of inputs without their last answer.
-            stop: ids that end an answer.
+            stop: ids that end an answer. max_new: ids of an answer, at least 1.
             choose: the next ids, (B,), of logits (B, vocabulary).
         """
         seen = self.see(batch) if seen is None else seen
         assembled = self.assemble(batch, seen)
         ids, states = self._write(assembled, stop, max_new, choose)
-        found = [self._spans(batch, number, assembled, ids[number], markers) for number in range(len(ids))]
-        rows = plan_rows([spans for spans, *_ in found], is_shared=False)
+        wanted = [self._wanted(batch, number, assembled, ids[number], markers) for number in range(len(ids))]
+        rows = plan_rows([one.spans for one in wanted], is_shared=False)
         if not rows or seen is None:
-            return Written(ids=tuple(ids), rows=(), outputs=None)
-        cond_ids = nn.utils.rnn.pad_sequence([c for _, c, _ in found], batch_first=True, padding_value=-1)
-        seg_ids = nn.utils.rnn.pad_sequence([s for *_, s in found], batch_first=True, padding_value=-1)
-        width = cond_ids.shape[1]
-        padded = nn.utils.rnn.pad_sequence(states, batch_first=True)[:, :width]
-        vectors = self._vectors(rows, padded, cond_ids[:, : padded.shape[1]], seg_ids[:, : padded.shape[1]])
-        return Written(ids=tuple(ids), rows=tuple(rows), outputs=self.segment(vectors, seen, batch.images))
+            return Written(ids=tuple(ids), states=tuple(states))
+        cond_ids = pad_sequence([one.cond_ids for one in wanted], batch_first=True, padding_value=NONE)
+        seg_ids = pad_sequence([one.seg_ids for one in wanted], batch_first=True, padding_value=NONE)
+        vectors = self._vectors(rows, pad_sequence(states, batch_first=True), cond_ids, seg_ids)
+        return Written(
+            ids=tuple(ids),
+            states=tuple(states),
+            rows=tuple(rows),
+            has_spans=tuple(one.has_spans for one in wanted),
+            vectors=vectors,
+            outputs=self.segment(vectors, seen, batch.images),
+        )
 
     def _write(
         self, assembled: Assembled, stop: Sequence[int], max_new: int, choose: Callable[[Tensor], Tensor]
@@ -307,28 +329,25 @@ class XSam(nn.Module):
         ends = [width + len(answer) - 1 for answer in ids]
         return ids, [states[start:end] for states, start, end in zip(every, starts, ends, strict=True)]
 
-    def _spans(
-        self, batch: Batch, number: int, assembled: Assembled, answer: Tensor, markers: MarkerIds
-    ) -> tuple[Spans, Tensor, Tensor]:
-        """What is asked for in the last exchange of a prompt and its answer; cond and seg ids of its states."""
+    def _wanted(self, batch: Batch, number: int, assembled: Assembled, answer: Tensor, markers: MarkerIds) -> _Wanted:
+        """What is asked for in the last exchange of a prompt and its answer."""
+        inputs, device = batch.inputs[number], answer.device
         length = int(assembled.attention_mask[number].sum())
-        task, device = batch.inputs[number].task, answer.device
-        own = condition_ids(answer.tolist(), markers).to(device)[:-1]
-        segs = segment_ids(answer.tolist(), markers).to(device)[:-1]
         given = assembled.cond_ids[number, :length]
-        before = int(assembled.seg_ids[number, :length].max()) + 1  # `<SEG>` of earlier answers
-        asked = [n for n, one in enumerate(batch.inputs[number].conditions) if one.seg < 0 or one.seg >= before]
-        nothing = torch.full_like(given, -1)
-        if (own >= 0).any():
-            conditions, num = torch.cat([nothing, own]), int(own.max()) + 1
+        nothing = torch.full_like(given, NONE)
+        spoken = condition_ids(answer.tolist(), markers).to(device)[:-1]
+        segs = segment_ids(answer.tolist(), markers).to(device)[:-1]
+        num_segs = int((segs >= 0).sum()) if batch.images[number] >= 0 else 0
+        if has_spans := bool((spoken >= 0).any()):
+            cond_ids, asked = torch.cat([nothing, spoken]), len(spoken[spoken >= 0].unique())
+            unasked = 0
         else:
-            first = asked[0] if asked else 0
-            conditions = torch.cat([torch.where(given >= first, given - first, -1), torch.full_like(own, -1)])
-            num = len(asked)
-        num_segs = int(segs.max()) + 1 if len(segs) else 0
-        spans = Spans(owners=(), num_segs=0, is_referring=False)
-        if num_segs and num:
-            owners = default_owners(num, num_segs, task) if num_segs in (1, num) else (0,) * num
-            referring = task in ("refseg", "grefseg", "reaseg")
-            spans = Spans(owners=owners, num_segs=num_segs, is_referring=referring)
-        return spans, conditions, torch.cat([nothing, segs])
+            before = int(assembled.seg_ids[number, :length].max()) + 1  # `<SEG>` of earlier answers
+            cond_ids = torch.cat([given, torch.full_like(spoken, NONE)])
+            asked = sum(condition.seg >= before for condition in inputs.conditions)
+            unasked = len(inputs.conditions) - asked
+        is_referring = inputs.task in REFERRING
+        is_each = is_referring and num_segs == asked
+        owners = (NONE,) * unasked + (tuple(range(asked)) if is_each else (0,) * asked)
+        spans = Spans(owners=owners, num_segs=min(num_segs, max(owners, default=NONE) + 1), is_referring=is_referring)
+        return _Wanted(spans=spans, cond_ids=cond_ids, seg_ids=torch.cat([nothing, segs]), has_spans=has_spans)
