@@ -73,10 +73,10 @@ class Losses:
 class Written:
     """Answers that were generated.
 
-    ids: of each input, (n,) int64, with the stop id if there was one. states: of each prompt and answer, (M + n - 1, D):
-    the last id has none. rows: what is segmented, of all inputs; classes are conditions of the question by number, or
-    the spans of an answer in their order. has_spans: of each input, which of these. vectors, outputs: of the rows;
-    None where there are none.
+    ids: of each input, (n,) int64, with the stop id if there was one. states: of each prompt and answer,
+    (M + n - 1, D): the last id has none. rows: what is segmented, of all inputs; classes are conditions of the question
+    by number, or spans of the answer in their order. has_spans: of each input, which of these. vectors, outputs: of
+    the rows; None where there are none.
     """
 
     ids: tuple[Tensor, ...]
@@ -136,11 +136,12 @@ class XSam(nn.Module):
         """The pictures of a batch; None where there are none."""
         if batch.seg_pixel_values is None:
             return None
-        encoded = self.segmentor.encode(batch.seg_pixel_values)
+        dtype = next(self.seg_connector.parameters()).dtype
+        encoded = self.segmentor.encode(batch.seg_pixel_values.to(dtype))
         if self.config.language is None or batch.pixel_values is None:
             return Seen(image_tokens=None, region_maps=None, levels=encoded.levels)
         seg_tokens = self.seg_projector(encoded.tokens)
-        visual_tokens = self.visual_projector(self.visual_encoder(batch.pixel_values))
+        visual_tokens = self.visual_projector(self.visual_encoder(batch.pixel_values.to(dtype)))
         side = int(encoded.tokens.shape[1] * self.config.downsample)
         return Seen(
             image_tokens=torch.cat([visual_tokens, seg_tokens[: len(visual_tokens)]], 1),
