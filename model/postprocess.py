@@ -66,6 +66,7 @@ EVALUATE = Thresholds()
 EVALUATE_STAGE1 = replace(EVALUATE, panoptic=0.5)
 SHOW = replace(EVALUATE, instance=0.5, panoptic=0.5)
 PUBLISHED = replace(EVALUATE, published=True)
+THRESHOLDS = {"evaluate": EVALUATE, "evaluate-stage1": EVALUATE_STAGE1, "show": SHOW, "published": PUBLISHED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from model.checkpoints import from_pretrained, save_pretrained
 from model.inputs import AskedFor, InputError, Inputs, Processor
 from model.pictures import Picture
 from model.postprocess import EVALUATE, SHOW, Frame, Thresholds
-from model.predictions import Asked, Mask, Prediction, prediction_of, records_of
+from model.predictions import VARIANTS, Asked, Mask, Prediction, prediction_of, records_of
 from model.segmentor import SegOutputs
 from model.spans import REFERRING, Row
 from model.words import REGION_ID, condition_ids
@@ -86,13 +86,14 @@ class Viewed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """What an answer says of one of a batch's inputs. rows: places of its rows in `outputs`."""
+    """What an answer says of one of a batch's inputs. conditions: of the question, or with `has_spans` the phrases of
+    the answer itself. rows: by their place in `outputs`."""
 
     text: str
     conditions: Sequence[AskedFor]
     rows: Mapping[int, Row]
     outputs: SegOutputs | None
-    task: Task
+    has_spans: bool = False
 
 
 class Predictor:
@@ -144,13 +145,15 @@ class Predictor:
         """An answer with its masks; those of `image`'s own size.
 
         Args:
-            image: a picture, or what `see` made of it. text, prompts, task, history: see `Processor.from_prompt`.
+            image: a picture, what `see` made of it, or None for text alone. text, prompts, task, history: see `Processor.from_prompt`.
             answer: read, `<SEG>` and all, instead of generated.
             variant: of `genseg` and `ovseg`: panoptic, semantic or, by default, instance.
             max_new: ids of a generated answer, at most.
         Raises:
             ReasonError: picture, text or prompts cannot be used.
         """
+        if variant not in (None, *VARIANTS):
+            raise InputError("variant", f"{variant!r:.80} is none of {', '.join(VARIANTS)}")
         seen = image.seen if isinstance(image, Viewed) else None
         picture = image.picture if isinstance(image, Viewed) else image
         inputs = self.processor.from_prompt(picture, text, prompts, task=task, answer=answer, history=history)
@@ -161,7 +164,9 @@ class Predictor:
             (found,) = self._read(batch, seen, [answer])
         kinds = {"mask" if isinstance(prompt, np.ndarray) else prompt.kind for prompt in prompts}
         kind = cast(PromptKind, kinds.pop()) if len(kinds) == 1 else None
-        return self._prediction(inputs, found, _asked(found.conditions), variant, kind, thresholds)
+        is_caption = found.has_spans and inputs.task not in REFERRING
+        task = cast(Task, "gcgseg" if is_caption else inputs.task)
+        return self._prediction(inputs, task, found, _asked(found.conditions), variant, kind, thresholds)
 
     def predict_samples(
         self,
@@ -179,7 +184,8 @@ class Predictor:
         Args:
             kind: of prompt that is shown, which `vgdseg` and `intseg` need.
             things: whether a category is a thing, by id, for panoptic samples; all are by default.
-            generate: whether the model writes the answers; else those of the samples are given, and segmented.
+            generate: whether the model writes the answers; else those of the samples are given, and segmented. What it
+                says of phrases of its own is no answer, but to `gcgseg`.
         Raises:
             ReasonError: a sample cannot be an input, or its answer no prediction; the message names it.
         """
@@ -218,7 +224,8 @@ class Predictor:
         return [
             self._prediction(
                 made,
-                replace(answer, task=sample.task),
+                sample.task,
+                answer if sample.task == "gcgseg" or not answer.has_spans else replace(answer, rows={}),
                 _asked(answer.conditions, things),
                 sample.variant if sample.task in _GENERIC else None,
                 kind if sample.task in _PROMPTED else None,
@@ -233,31 +240,24 @@ class Predictor:
         """Answers that are given."""
         outputs = self.model.answer(batch, seen)
         return [
-            _Answer(
-                text=text,
-                conditions=inputs.conditions,
-                rows=_rows_of(batch.rows, number),
-                outputs=outputs,
-                task=cast(Task, inputs.task),
-            )
+            _Answer(text=text, conditions=inputs.conditions, rows=_rows_of(batch.rows, number), outputs=outputs)
             for number, (inputs, text) in enumerate(zip(batch.inputs, texts, strict=True))
         ]
 
     def _generated(self, batch: Batch, seen: Seen | None, max_new: int) -> list[_Answer]:
-        """Answers that the model writes. One with phrases of its own is about those: a caption, unless it refers."""
+        """Answers that the model writes."""
         written = self.model.generate(batch, self.markers, self.stop, max_new=max_new, seen=seen)
         found = []
         for number, inputs in enumerate(batch.inputs):
             ids = [id for id in written.ids[number].tolist() if id not in self.stop]
             has_spans = bool(written.has_spans) and written.has_spans[number]
-            is_caption = has_spans and inputs.task not in REFERRING
             found.append(
                 _Answer(
                     text=self._text(ids),
                     conditions=self._phrases(ids) if has_spans else inputs.conditions,
                     rows=_rows_of(written.rows, number),
                     outputs=written.outputs,
-                    task=cast(Task, "gcgseg" if is_caption else inputs.task),
+                    has_spans=has_spans,
                 )
             )
         return found
@@ -278,6 +278,7 @@ class Predictor:
     def _prediction(
         self,
         inputs: Inputs,
+        task: Task,
         answer: _Answer,
         asked: Sequence[Asked],
         variant: str | None,
@@ -286,7 +287,6 @@ class Predictor:
     ) -> Prediction:
         """Masks of an input's rows. Each `<SEG>` is about its own conditions; phrases that are referred to are told
         from each other, and go together."""
-        task = answer.task
         variant = (variant or "instance") if task in _GENERIC else None
         height, width = (0, 0) if inputs.picture is None else inputs.picture.size
         nothing = Prediction(

@@ -12,6 +12,7 @@ import typer
 from pipelines.command import Dataset, Out, Workers, errors, group
 from pipelines.evaluate.cli import evaluate_predictions
 from pipelines.looking import NoReport, report, report_after, view
+from pipelines.predicting import import_xsam, predict
 from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app.add_typer(vgd, name="vgd")
 app.command("eval")(evaluate_predictions)
 app.command()(report)
 app.command()(view)
+app.command()(predict)
+app.command("import-xsam")(import_xsam)
 
 
 @app.callback(invoke_without_command=True)

@@ -58,6 +58,11 @@ COMMANDS = {
         *("--exclude-faults", "--strata"),
     },
     "leaks": {"--near", "--no-near", "--workers", "--json"},
+    "predict": {
+        *("--model", "--image", "--prompt", "--point", "--box", "--scribble", "--mask", "--answer", "--task"),
+        *("--variant", "--thresholds", "--max-new", "--device", "--out"),
+    },
+    "import-xsam": {"--out", "--tokenizer", "--settings"},
 }
 
 
