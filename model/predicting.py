@@ -145,7 +145,8 @@ class Predictor:
         """An answer with its masks; those of `image`'s own size.
 
         Args:
-            image: a picture, what `see` made of it, or None for text alone. text, prompts, task, history: see `Processor.from_prompt`.
+            image: a picture, what `see` made of it, or None for text alone.
+            text, prompts, task, history: see `Processor.from_prompt`.
             answer: read, `<SEG>` and all, instead of generated.
             variant: of `genseg` and `ovseg`: panoptic, semantic or, by default, instance.
             max_new: ids of a generated answer, at most.

@@ -53,7 +53,7 @@ def predict(
         Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for masks, overlay and answer.")
     ] = None,
 ) -> None:
-    """Ask an X-SAM about a picture. Each <region> is a visual prompt: points, boxes, scribbles, masks, in this order."""
+    """Ask an X-SAM about a picture. Each <region> is a prompt: points, boxes, scribbles, masks, in this order."""
     with errors():
         require_model()
         from dataengine.errors import UserError
@@ -186,8 +186,7 @@ def _mask(file: Path) -> np.ndarray:
 
     from model.pictures import open_picture
 
-    is_set: np.ndarray = np.asarray(open_picture(file)).any(axis=-1)
-    return is_set
+    return np.any(np.asarray(open_picture(file)), axis=-1)
 
 
 def _device(name: str) -> str:
