@@ -1,0 +1,163 @@
+"""What must hold for the whole model, whatever its weights: `tiny` on batches of mixed tasks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("scipy")
+
+from dataengine import masks as rles  # noqa: E402
+from model.batches import collate  # noqa: E402
+from model.checkpoints import from_pretrained, save_pretrained  # noqa: E402
+from model.config import PRESETS  # noqa: E402
+from model.inputs import Processor, Target, box  # noqa: E402
+from model.losses import RandomDraws  # noqa: E402
+from model.words import tiny_tokenizer  # noqa: E402
+from model.xsam import XSam  # noqa: E402
+
+TINY = dataclasses.replace(
+    PRESETS["tiny"], decoder=dataclasses.replace(PRESETS["tiny"].decoder, points=64, num_queries=8)
+)
+# Of the last block and what follows it the model takes nothing: it reads the state before it (visual_layer -2).
+# SAM's neck follows the last block, and only its input is read.
+UNUSED = (
+    "visual_encoder.vision_model.encoder.layers.2.",
+    "visual_encoder.vision_model.post_layernorm.",
+    "segmentor.encoder.neck.",
+)
+SEG = "Sure, it is <SEG>."
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Processor(TINY, tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def mixed(processor):
+    """A generic, a region, a referring and a text-only input, of different lengths; with a target where it can be."""
+    noise = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8)
+    ask = processor.from_prompt
+    asked = [
+        ask(noise[0], "Segment <p>the ring</p>, <p>the red star</p> and <p>the sky</p>.", task="genseg", answer=SEG),
+        ask(noise[1], "What is like <region>?", [box(8, 8, 40, 30)], task="vgdseg", answer=SEG),
+        ask(
+            noise[2],
+            "Where are <p>it</p> and <p>the blue cross on the left</p>?",
+            task="refseg",
+            answer="They are <SEG> and <SEG>.",
+        ),
+        ask(None, "How many sides has a hexagon?", task="chat", answer="Six."),
+    ]
+    found = np.zeros((128, 128), bool)
+    found[20:70, 30:90] = True
+    target = Target(condition=0, rle=rles.encode(found))
+    return [*(dataclasses.replace(one, targets=(target,)) for one in asked[:3]), asked[3]]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return XSam(TINY)
+
+
+def draws():
+    return RandomDraws(torch.Generator().manual_seed(0))
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    loss = model.train()(batch, draws()).loss
+    loss.backward()
+    return loss.detach(), {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_a_gradient_reaches_every_weight_but_those_that_are_never_read(model, mixed):
+    for name, weight in model.named_parameters():
+        if name.endswith(("sampling_offsets.weight", "attention_weights.weight")):
+            torch.nn.init.normal_(weight, std=0.02)  # they begin at 0, and what they read has no say before a step
+    _, found = gradients(model, collate(mixed))
+    without = {name for name, gradient in found.items() if gradient is None or not gradient.any()}
+    assert without == {name for name in found if name.startswith(UNUSED)}
+
+
+@pytest.mark.parametrize("frozen", ["llm", "visual_encoder", "segmentor.encoder"])
+def test_what_is_frozen_has_no_gradient_and_hinders_no_other(model, mixed, frozen):
+    _, before = gradients(model, collate(mixed))
+    model.get_submodule(frozen).requires_grad_(False)
+    _, after = gradients(model, collate(mixed))
+    for name, gradient in after.items():
+        if name.startswith(f"{frozen}."):
+            assert gradient is None, name
+        elif before[name] is not None:
+            torch.testing.assert_close(gradient, before[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_mixed_batch_equals_its_inputs_one_by_one(model, mixed):
+    model.eval()
+    together = model.answer(collate(mixed, is_shared=False))
+    alone = [outputs for one in mixed if (outputs := model.answer(collate([one], is_shared=False))) is not None]
+    masks = torch.cat([outputs.final[1] for outputs in alone])
+    torch.testing.assert_close(together.final[1], masks, atol=1e-4, rtol=0)
+    row = 0
+    for outputs in alone:
+        classes = outputs.final[0]
+        rows, _, columns = classes.shape
+        found = together.final[0][row : row + rows]
+        kept = [*range(columns - 1), found.shape[2] - 1]  # padding stands before the background
+        torch.testing.assert_close(found[:, :, kept], classes, atol=1e-4, rtol=0)
+        row += rows
+    assert row == len(masks) == 4
+
+
+def test_language_loss_of_a_batch_is_the_mean_over_all_labelled_ids(model, mixed):
+    model.eval()
+    with torch.no_grad():
+        together = model(collate(mixed, is_shared=False), draws()).language
+        alone = [model(collate([one], is_shared=False), draws()).language for one in mixed]
+    counts = torch.tensor([float((one.words.labels >= 0).sum()) for one in mixed])
+    torch.testing.assert_close(together, (torch.stack(alone) * counts).sum() / counts.sum(), atol=1e-4, rtol=0)
+
+
+def test_saved_and_loaded_it_answers_the_same(model, mixed, tmp_path):
+    save_pretrained(model, tmp_path, TINY, max_shard_size="2MB")
+    torch.manual_seed(1)
+    loaded = from_pretrained(tmp_path, XSam)
+    batch = collate(mixed)
+    for ours, theirs in zip(model.eval().answer(batch).final, loaded.eval().answer(batch).final, strict=True):
+        assert torch.equal(ours, theirs)
+    assert loaded.config == TINY
+
+
+def test_recomputing_layers_changes_no_loss_and_no_gradient(model, mixed):
+    batch = collate(mixed)
+    loss, stored = gradients(model, batch)
+    model.set_checkpointing(True)
+    again, recomputed = gradients(model, batch)
+    torch.testing.assert_close(again, loss, atol=1e-5, rtol=1e-6)
+    for name, gradient in stored.items():
+        if gradient is not None:
+            torch.testing.assert_close(recomputed[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16 weights"])
+def test_low_precision_is_finite(model, mixed, autocast):
+    batch = collate(mixed)
+    if not autocast:
+        model.bfloat16()
+        batch = dataclasses.replace(
+            batch, pixel_values=batch.pixel_values.bfloat16(), seg_pixel_values=batch.seg_pixel_values.bfloat16()
+        )
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = model.train()(batch, draws())
+    losses.loss.backward()
+    assert torch.isfinite(losses.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_whole_tiny_model_has_at_most_five_million_parameters():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in XSam(PRESETS["tiny"]).parameters()) <= 5_000_000
