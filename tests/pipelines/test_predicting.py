@@ -3,7 +3,6 @@
 import json
 import pickle
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
