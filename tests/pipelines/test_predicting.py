@@ -191,10 +191,9 @@ class Evil:
 @pytest.fixture
 def released(torch, checkpoint, tmp_path):
     """The tiny model in the released layout."""
-    from model.checkpoints import read_state
+    from model.predicting import load
 
-    state = read_state(checkpoint)
-    state["llm.lm_head.weight"] = state["llm.model.embed_tokens.weight"]
+    state = load(checkpoint).model.state_dict()
     state["segmentor.shared_image_embedding.positional_embedding"] = torch.zeros(2, 8)
     torch.save(state, tmp_path / "pytorch_model.bin")
     return tmp_path / "pytorch_model.bin"
@@ -238,7 +237,9 @@ def test_files_that_cannot_be_imported_are_named(call, released, torch, tmp_path
         assert not (tmp_path / "o").exists()
         return result.stderr
 
-    assert "does not fit; nothing was loaded" in error_of(released)  # of other sizes than the published ones
+    assert "xsam-phi3-siglip2-saml: the segmentation encoder has 5 hidden states" in error_of(
+        released
+    )  # a wrong preset
     assert "no preset 'huge'" in error_of(released, "--settings", "huge")
     assert "no such file" in error_of(tmp_path / "nowhere.bin")
     torch.save({"a": Evil(tmp_path / "run")}, tmp_path / "evil.bin")
@@ -249,3 +250,96 @@ def test_files_that_cannot_be_imported_are_named(call, released, torch, tmp_path
     assert "truncated" in error_of(cut, "--settings", "tiny")
     (tmp_path / "empty").mkdir()
     assert "no tokenizer can be read" in error_of(released, "--settings", "tiny", "--tokenizer", tmp_path / "empty")
+
+
+# --- benchmarks ------------------------------------------------------------------------------------------------------
+
+RECIPE = """
+name: eval
+prompts: {profile: strict}
+sources:
+  refcoco: {builder: refcoco, task: refseg, root: refer, splits: [val], options: {dataset: refcoco}}
+  coco: {builder: coco, task: genseg, root: coco, splits: [val2017], options: {variants: [panoptic, semantic]}}
+  coco_things: {builder: coco, task: genseg, root: coco, splits: [val2017], options: {variants: [instance]}}
+  vgd: {builder: coco, task: vgdseg, root: coco, splits: [val2017]}
+  grandf: {builder: grandf, task: gcgseg, root: grandf, splits: [val], options: {part: ha}}
+"""
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """A few pictures of shapes as a benchmark of several tasks."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    call = CliRunner().invoke
+    out = ("--out", str(folder / "data"))
+    made = call(app, ["synth", "shapes", "--images", "6", "--layout", "published", *out])
+    assert made.exit_code == 0, made.output
+    (folder / "eval.yaml").write_text(RECIPE)
+    arguments = ["build", str(folder / "eval.yaml"), "--root", str(folder / "data"), "--out", str(folder / "bench")]
+    built = call(app, [*arguments, "--no-report"])
+    assert built.exit_code == 0, built.output
+    return folder / "bench"
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    from model.predicting import load
+
+    return load(checkpoint)
+
+
+def samples_of(benchmark, task):
+    from dataengine.store.dataset import open_dataset
+
+    return [sample for sample in open_dataset(str(benchmark)).samples() if sample.task == task]
+
+
+@pytest.mark.parametrize("task", ["refseg", "genseg", "vgdseg", "gcgseg"])
+def test_predictions_are_what_the_evaluation_reads(predictor, benchmark, tmp_path, call, task):
+    """Every sample is answered, and no record is at fault."""
+    samples = samples_of(benchmark, task)
+    assert samples
+    kind = "box" if task == "vgdseg" else None
+    records = list(predictor.predict_samples(samples, kind=kind, batch_size=3))
+    assert {record["sample_id"] for record in records} == {sample.sample_id for sample in samples}
+    (tmp_path / "predictions.json").write_text(json.dumps(records))
+    result = call(
+        *("eval", task, "--benchmark", benchmark, "--predictions", tmp_path / "predictions.json"),
+        *("--out", tmp_path / "scores"),
+    )
+    assert result.exit_code == 0, result.output
+
+
+def test_samples_together_are_samples_one_by_one(predictor, benchmark):
+    """Whatever a batch holds, a sample has its own answer: the same masks, scores within rounding."""
+    samples = [sample for task in ("refseg", "genseg", "gcgseg") for sample in samples_of(benchmark, task)[:2]]
+    together = list(predictor.predict_samples(samples, batch_size=len(samples)))
+    alone = list(predictor.predict_samples(samples, batch_size=1))
+    assert [record["sample_id"] for record in together] == [record["sample_id"] for record in alone]
+    areas = [[area_of(record) for record in records] for records in (together, alone)]
+    np.testing.assert_allclose(areas[0], areas[1], atol=3)
+
+
+def area_of(record):
+    """px of all masks of a record, for pixels whose logit is next to zero may fall to either side."""
+    from pycocotools import mask as coco
+
+    parts = record.get("phrases") or record.get("segments_info") or [record]
+    return sum(int(coco.area(part["segmentation"])) for part in parts)
+
+
+def test_samples_may_be_answered_by_the_model_itself(predictor, benchmark):
+    """A model that says nothing finds nothing; of a caption its text is the record."""
+    samples = samples_of(benchmark, "refseg")[:1] + samples_of(benchmark, "gcgseg")[:1]
+    records = list(predictor.predict_samples(samples, generate=True, max_new=3))
+    assert [(record["sample_id"], record["phrases"]) for record in records] == [(samples[1].sample_id, [])]
+
+
+def test_samples_that_cannot_be_answered_are_named(predictor, benchmark):
+    from dataengine.errors import UserError
+
+    (sample, *_) = samples_of(benchmark, "vgdseg")
+    with pytest.raises(UserError, match=f"{sample.sample_id}: vgdseg needs the kind of prompt"):
+        list(predictor.predict_samples([sample]))
+    with pytest.raises(UserError, match="a prompt must be one of"):
+        list(predictor.predict_samples([sample], kind="smell"))
