@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.config import PRESETS, XSamConfig, preset
     from model.losses import segmentation_losses
+    from model.predicting import Predictor
     from model.segmentor import Segmentor
+    from model.xsam import XSam
 
-__all__ = ["PRESETS", "Segmentor", "XSamConfig", "preset", "segmentation_losses"]
+__all__ = ["PRESETS", "Predictor", "Segmentor", "XSam", "XSamConfig", "preset", "segmentation_losses"]
 
-_MODULES = {"Segmentor": "segmentor", "segmentation_losses": "losses"}
+_MODULES = {
+    "Predictor": "predicting",
+    "Segmentor": "segmentor",
+    "XSam": "xsam",
+    "segmentation_losses": "losses",
+}
 
 
 def __getattr__(name: str) -> object:
