@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
@@ -120,6 +121,16 @@ def build_seg_encoder(part: Part) -> SegEncoder:
     if part.kind not in _KINDS:
         raise UserError(f"seg_encoder: kind {part.kind!r} is not known; there are {', '.join(_KINDS)}")
     return _KINDS[part.kind](hub_config(part))
+
+
+def state_strides(part: Part) -> tuple[int, ...]:
+    """`SegEncoder.state_strides` of the encoder that a part describes, of which no weights are made.
+
+    Raises:
+        UserError: see `build_seg_encoder`.
+    """
+    with torch.device("meta"):
+        return build_seg_encoder(part).state_strides
 
 
 class ImageEncoder(nn.Module):

@@ -22,7 +22,7 @@ from dataengine.images import ImageError
 from dataengine.masks import Crop, MaskError
 from dataengine.sample import TASKS, Condition, Prompt, Sample
 from model import pictures, spans, words
-from model.config import XSamConfig
+from model.config import XSamConfig, hub_config
 from model.pictures import Picture
 from model.regions import RegionError, num_tokens
 from model.spans import Spans
@@ -107,11 +107,10 @@ def num_image_tokens(config: XSamConfig) -> int:
     """Positions that `<image>` takes: those of the image encoder and, after pixel shuffle, of the other one."""
     if config.image_encoder is None:
         return 0
-    settings = config.seg_encoder.settings
-    stride = settings.get("patch_size", 16)
-    if config.seg_encoder.kind != "sam_vision_model":  # four stages, each half as fine as the one before
-        stride = settings.get("patch_size", 4) * 2 ** (config.visual_layer % 4)
-    seen = config.image_px // config.image_encoder.settings.get("patch_size", 16)
+    from model.encoders import state_strides
+
+    stride = state_strides(config.seg_encoder)[config.visual_layer]
+    seen = config.image_px // hub_config(config.image_encoder).patch_size
     return int(seen**2 + int(config.seg_px // stride * config.downsample) ** 2)
 
 
@@ -362,7 +361,7 @@ class Processor:
             self.tokenizer,
             self.template,
             conversation,
-            max_positions=self.config.max_length + self.image_tokens,
+            max_positions=self.config.max_length + (self.image_tokens if has_image else 0),
             image_tokens=self.image_tokens,
             region_tokens=self.region_tokens,
             has_image=has_image,

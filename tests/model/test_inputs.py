@@ -14,7 +14,7 @@ from dataengine import conversation, masks
 from dataengine.errors import ReasonError
 from dataengine.sample import Condition, Image, Object, Prompt, Provenance, Reference, Sample, Turn
 from model import inputs, words
-from model.config import PRESETS, preset, stage1
+from model.config import PRESETS, Part, preset, stage1
 from model.inputs import Processor
 from model.pictures import Picture
 from model.words import IMAGE_ID, REGION_ID
@@ -376,6 +376,39 @@ def test_a_picture_becomes_as_many_tokens_as_the_reference_has():
     assert inputs.num_image_tokens(config) == 729 + 1024
     assert config.max_length + inputs.num_image_tokens(config) <= 4096
     assert inputs.num_image_tokens(TINY) == 8 * 8 + 8 * 8
+
+
+SWIN = Part(kind="swin", settings={"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 4, 4]})
+DEEP_SWIN = Part(kind="swin", settings={"embed_dim": 16, "depths": [1] * 5, "num_heads": [2] * 5, "patch_size": 2})
+HIERA = Part(
+    kind="sam2_hiera_det_model",
+    settings={
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "global_attention_blocks": [3],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "side"),
+    [
+        pytest.param(SWIN, -2, 128 // 16 // 2, id="Swin, the third of four stages"),
+        pytest.param(DEEP_SWIN, -1, 128 // 32 // 2, id="Swin, the fifth stage, from 2 px"),
+        pytest.param(HIERA, -2, 128 // 16 // 2, id="SAM 2"),
+        pytest.param(replace(HIERA, settings={**HIERA.settings, "num_query_pool_stages": 1}), -1, 8, id="pools once"),
+    ],
+)
+def test_a_pyramid_gives_the_tokens_of_the_stage_that_is_taken(encoder, layer, side):
+    config = replace(TINY, seg_encoder=encoder, visual_layer=layer)
+    assert inputs.num_image_tokens(config) == 8 * 8 + side * side
+
+
+def test_text_without_picture_has_no_more_room_than_beside_one(tokenizer):
+    processor = Processor(replace(TINY, max_length=40), tokenizer)
+    with pytest.raises(ReasonError, match="40 are possible"):
+        processor.from_prompt(None, "word " * 60)
 
 
 @pytest.mark.parametrize("name", PRESETS)
