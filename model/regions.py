@@ -134,7 +134,7 @@ class RegionSampler(nn.Module):
         Raises:
             RegionError: a prompt has no pixel, or a picture that is not there.
         """
-        wanted = [int(picture) for picture in pictures]
+        wanted = torch.as_tensor(pictures).tolist()
         if len(wanted) != len(masks) or any(not 0 <= picture < len(features) for picture in wanted):
             raise RegionError("region_prompt", f"{len(masks)} prompts on the pictures {wanted} of {len(features)}")
         if not wanted:
@@ -177,7 +177,9 @@ class GeometryPool(nn.Module):
         for stage, number in zip(self.stages, self.centres, strict=True):
             chosen = farthest_points(points, min(number, points.shape[1]))
             middle, own = _gather(points, chosen), _gather(states, chosen)
-            near = torch.cdist(middle, points).topk(min(self.neighbours, points.shape[1]), largest=False).indices
+            # by products it would be no finer than the pixels that the points are
+            apart = torch.cdist(middle, points, compute_mode="donot_use_mm_for_euclid_dist")
+            near = apart.topk(min(self.neighbours, points.shape[1]), largest=False).indices
             offsets = _gather(points, near) - middle[:, :, None]
             difference = _gather(states, near) - own[:, :, None]
             place = torch.cat([middle[:, :, None].expand_as(offsets), offsets], dim=-1).to(states.dtype)

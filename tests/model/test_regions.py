@@ -151,6 +151,16 @@ def test_the_geometry_form_starts_as_the_maximum_and_then_sees_places():
     assert all(p.grad is not None and p.grad.any() for p in geometry.parameters())
 
 
+def test_neighbours_of_pixels_that_lie_close_are_the_nearest():
+    generator = torch.Generator().manual_seed(7)
+    points = 0.9 + torch.rand(1, 256, 2, generator=generator) * 16 / 1024  # a prompt of 16 px in a corner
+    values = torch.randn(1, 256, 6, generator=generator)
+    pool = regions.GeometryPool(6, hidden_dim=8)
+    torch.nn.init.normal_(pool.expand.weight, generator=generator)
+    found = pool(values, points)
+    torch.testing.assert_close(found, pool.double()(values.double(), points.double()).float(), atol=1e-4, rtol=1e-4)
+
+
 def test_farthest_points_on_a_line():
     points = torch.tensor([[[0.0, 0], [0.1, 0], [1, 0], [0.6, 0]]])
     assert regions.farthest_points(points, 4).tolist() == [[0, 2, 3, 1]]
