@@ -122,13 +122,15 @@ def index_means(states: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
     Args:
         states: (B, L, D). ids: (B, L) int64, negative where a state belongs to nothing.
     Returns:
-        for each sample (K, D), ids ascending; (0, D) where it has none.
+        for each sample (K, D), ids ascending; (0, D) where it has none. Summed in float32 at least, of the dtype of
+        `states`.
     """
-    means = []
-    for values, numbers in zip(states, ids, strict=True):
-        names = numbers.unique()
-        members = (names[names >= 0, None] == numbers).to(values.dtype)
-        means.append(members @ values / members.sum(1, keepdim=True))
+    means, wide = [], torch.promote_types(states.dtype, torch.float32)
+    with torch.autocast(states.device.type, enabled=False):
+        for values, numbers in zip(states, ids.cpu(), strict=True):  # one wait for the device, not one for each sample
+            names = numbers.unique()
+            members = (names[names >= 0, None] == numbers).to(values.device, wide)
+            means.append((members @ values.to(wide) / members.sum(1, keepdim=True)).to(values.dtype))
     return means
 
 
@@ -157,7 +159,8 @@ def row_vectors(
     index = torch.tensor([row + [padding] * (width - len(row)) for row in places], dtype=torch.int64, device=device)
     last = torch.full((len(rows), 1), padding + 1, dtype=torch.int64, device=device)
     index = torch.cat([index.view(len(rows), width), last], dim=1)
-    table = torch.cat([*conditions, background - PADDING, background])
+    # float32 beside float16, which has no such number
+    table = torch.cat([*conditions, background.float() - PADDING, background])
     return RowVectors(
         conditions=table[index],
         mask=index != padding,

@@ -75,6 +75,17 @@ def test_gradients_reach_the_states_of_a_span_alone():
     assert states.grad[0].tolist() == [[0, 0], [0.5, 0.5], [0.5, 0.5], [0, 0]]
 
 
+def test_the_mean_of_a_long_span_is_taken_in_single_precision():
+    # bfloat16 counts no further than 256 by ones, and sums of it lose what is small
+    states = torch.cat([torch.full((1, 1, 1), 256.0), torch.ones(1, 299, 1)], 1).bfloat16()
+    (found,) = spans.index_means(states, torch.zeros(1, 300, dtype=torch.int64))
+    assert found.dtype == torch.bfloat16
+    assert found.item() == torch.tensor((256 + 299) / 300).bfloat16().item()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = spans.index_means(states.float() + 2**-12, torch.zeros(1, 300, dtype=torch.int64))
+    assert found.item() == pytest.approx((256 + 299) / 300 + 2**-12, rel=1e-6)
+
+
 class TestPlan:
     def test_each_seg_of_a_sample_has_its_own_conditions(self):
         assert spans.plan_rows([generic(0, 1, 0, num_segs=2)]) == [
@@ -130,6 +141,20 @@ class TestVectors:
         assert found.conditions[found.mask].tolist() == [[1, 0], [2, 0], [9, 9], [3, 0], [9, 9], [9, 9]]
         assert (found.conditions[~found.mask] == 9 - 1e9).all()
         assert found.segs.tolist() == [[1, 1], [2, 2], [3, 3]]
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_padding_leaves_low_precision_finite_with_its_gradients(self, dtype):
+        from model.segmentor import cosine_logits
+
+        given = [torch.eye(2, dtype=dtype).requires_grad_(), torch.ones(1, 2, dtype=dtype).requires_grad_()]
+        background = torch.full((1, 2), 0.5, dtype=dtype, requires_grad=True)
+        rows = spans.plan_rows([generic(0, 0), generic(0)])
+        found = spans.row_vectors(rows, given, [torch.ones(1, 2, dtype=dtype)] * 2, background)
+        queries = torch.ones(2, 3, 2, dtype=dtype)
+        logits = cosine_logits(queries, found.conditions, torch.zeros(1), found.mask)
+        logits.softmax(-1)[..., 0].sum().backward()
+        assert logits.isfinite().all()
+        assert all(one.grad.isfinite().all() for one in (*given, background))
 
     def test_a_sample_before_it_without_conditions_does_not_shift_a_row(self):
         rows = spans.plan_rows([generic(num_segs=0), generic(0)])
