@@ -165,10 +165,11 @@ def region_tokens(batch: Batch, sampled: torch.Tensor) -> list[torch.Tensor]:
         (K, T, D) for each input.
     """
     found = []
+    samples, numbers = batch.region_samples.cpu(), batch.region_numbers.cpu()
     for sample, inputs in enumerate(batch.inputs):
-        mine = batch.region_samples == sample
-        wanted = torch.arange(int((inputs.words.input_ids == REGION_ID).sum()), device=sampled.device)
-        members = (wanted[:, None] == batch.region_numbers[mine].to(sampled.device)).to(sampled.dtype)
+        mine = (samples == sample).nonzero()[:, 0]
+        wanted = torch.arange(int((inputs.words.input_ids == REGION_ID).sum()))
+        members = (wanted[:, None] == numbers[mine]).to(sampled.device, sampled.dtype)
         sums = torch.einsum("kp,ptd->ktd", members, sampled[mine.to(sampled.device)])
         found.append(sums / members.sum(1).clamp(min=1)[:, None, None])
     return found
@@ -195,38 +196,44 @@ def assemble(
         WordsError: `image_marker`: an input does not have one `<image>` with its picture, or has one without.
         RegionError: `region_prompt`: an input has not as many `<region>` as region tokens.
     """
-    pieces = []
+    device, pieces = input_ids.device, []
+    # everything about ids is settled on the CPU: one wait for the device, however many inputs there are
+    every = torch.stack([input_ids, labels, cond_ids, seg_ids, attention_mask.long()], 1).cpu()
     for number, (image, region) in enumerate(zip(images, regions, strict=True)):
-        keep = attention_mask[number].bool()
-        ids = input_ids[number, keep]
+        lines = every[number, :-1, every[number, -1] > 0]
+        ids = lines[0]
         _check_markers(number, ids, image, region)
         repeats = torch.ones_like(ids)
         if image is not None:
             repeats[ids == IMAGE_ID] = len(image)
         if region is not None:
             repeats[ids == REGION_ID] = region.shape[1]
-        lines = torch.stack([ids, labels[number, keep], cond_ids[number, keep], seg_ids[number, keep]])
         pieces.append(lines.repeat_interleave(repeats, dim=1))
     lines = pad_sequence([piece.T for piece in pieces], batch_first=True, padding_value=IGNORED)
     mask = _padded([torch.ones_like(piece[0], dtype=torch.bool) for piece in pieces], False)
     ids, new_labels, new_conds, new_segs = lines.unbind(-1)
     is_text = (ids >= 0) & mask
-    text = embed(ids[is_text])
-    embeds = text.new_zeros(*ids.shape, text.shape[-1])
-    embeds[is_text] = text
+    text = embed(ids[is_text].to(device))
+    embeds = text.new_zeros(ids.numel(), text.shape[-1])
+    embeds[_places(is_text, device)] = text
     for id, values in ((IMAGE_ID, images), (REGION_ID, regions)):
         given = [value.flatten(0, -2) for value in values if value is not None]
         if given:
-            embeds[ids == id] = torch.cat(given).to(embeds.dtype)
+            embeds[_places(ids == id, device)] = torch.cat(given).to(embeds.dtype)
     return Assembled(
-        embeds=embeds,
-        input_ids=ids,
-        labels=new_labels.masked_fill(~is_text, IGNORED),
-        cond_ids=new_conds.masked_fill(~mask | (ids == IMAGE_ID), NONE),
-        seg_ids=new_segs.masked_fill(~is_text, NONE),
-        attention_mask=mask,
-        position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids) * mask,
+        embeds=embeds.view(*ids.shape, -1),
+        input_ids=ids.to(device),
+        labels=new_labels.masked_fill(~is_text, IGNORED).to(device),
+        cond_ids=new_conds.masked_fill(~mask | (ids == IMAGE_ID), NONE).to(device),
+        seg_ids=new_segs.masked_fill(~is_text, NONE).to(device),
+        attention_mask=mask.to(device),
+        position_ids=(torch.arange(ids.shape[1]).expand_as(ids) * mask).to(device),
     )
+
+
+def _places(chosen: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(n,) int64: where a mask is True, counted row by row."""
+    return chosen.flatten().nonzero()[:, 0].to(device)
 
 
 def _check_markers(number: int, ids: torch.Tensor, image: torch.Tensor | None, region: torch.Tensor | None) -> None:
