@@ -60,7 +60,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, config: XSamConfig, *,
     try:
         save_torch_state_dict(state, staged, max_shard_size=max_shard_size)
         (target / CONFIG).unlink(missing_ok=True)
-        for old in [*target.glob("model*.safetensors"), target / INDEX]:
+        for old in [target / WEIGHTS, *target.glob("model-*-of-*.safetensors"), target / INDEX]:
             old.unlink(missing_ok=True)
         for file in sorted(staged.iterdir()):
             file.replace(target / file.name)
@@ -87,9 +87,11 @@ def from_pretrained(
     """
     config = load_config(folder)
     state = read_state(folder)
+    if dtype is not None:  # of weights alone: what is computed, such as rotary frequencies, must stay exact
+        state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     model = without_values(build, config)
     load_into(model, state, name=str(folder))
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device=device).eval()
 
 
 def load_config(folder: str | Path) -> XSamConfig:
@@ -192,12 +194,15 @@ def load_into(model: nn.Module, state: State, *, only: Sequence[str] = (), name:
         only: prefixes of names, such as `segmentor.pixel_decoder`, that alone are to be loaded, whole; of `state` and
             of the model the rest is left. name: of the checkpoint, for messages.
     Raises:
-        CheckpointError: a weight is missing, unknown or of another shape; the model is as it was.
+        CheckpointError: a weight is missing, unknown, of another shape or kind of number; the model is as it was.
     """
     wanted = {key: tensor for key, tensor in model.state_dict(keep_vars=True).items() if _within(key, only)}
     given = {key: tensor for key, tensor in state.items() if _within(key, only)}
     if only and not given:
         raise CheckpointError(f"{name}: holds nothing of {', '.join(only)}")
+    floating = {key: tensor.is_floating_point() for key, tensor in wanted.items()}
+    if odd := [key for key in given if key in floating and given[key].is_floating_point() != floating[key]]:
+        raise CheckpointError(f"{name}: numbers of another kind (whole or floating) than the model has: {some_of(odd)}")
     tied = tied_names(wanted)
     check_fit({key: tuple(tensor.shape) for key, tensor in wanted.items()}, given, tied, name)
     for keys in tied:

@@ -184,6 +184,22 @@ def test_dtypes_are_kept_unless_another_is_asked_for(tmp_path):
     assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float16}
 
 
+def test_what_is_computed_stays_exact_in_low_precision(tmp_path, whole):
+    save_pretrained(whole, tmp_path, SMALL)
+    loaded = from_pretrained(tmp_path, Whole, dtype=torch.bfloat16)
+    assert loaded.llm.lm_head.weight.dtype == torch.bfloat16
+    # rotary frequencies: a phase of a thousand positions has no digit left after the point in bfloat16
+    frequencies = loaded.llm.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32
+    assert torch.equal(frequencies, whole.llm.model.rotary_emb.inv_freq)
+
+
+def test_files_that_are_not_ours_stay(tmp_path):
+    (tmp_path / "model-best.safetensors").write_bytes(b"of somebody else")
+    save_pretrained(Whole(stage1(SMALL)), tmp_path, stage1(SMALL))
+    assert (tmp_path / "model-best.safetensors").exists()
+
+
 def test_tied_weights_are_kept_once_and_stay_tied(tmp_path):
     model = Whole(TIED)
     save_pretrained(model, tmp_path, TIED)
@@ -213,6 +229,16 @@ def test_all_that_does_not_fit_is_told_and_nothing_is_loaded(whole):
     assert "segmentor.decoder.queries_features.weight [11, 32], where the model has [10, 32]" in message
     assert "1 unknown to the model: segmentor.text_cross_attn.weight [2]" in message
     assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["model without values", "model with values"])
+def test_whole_numbers_are_no_weights(is_new):
+    config = stage1(SMALL)
+    model = without_values(Whole, config) if is_new else Whole(config)
+    state = dict(Whole(config).state_dict())
+    state["segmentor.decoder.queries_features.weight"] = torch.zeros(10, 32, dtype=torch.int8)
+    with pytest.raises(CheckpointError, match=r"another kind.*decoder\.queries_features\.weight"):
+        load_into(model, state)
 
 
 def test_a_stage_takes_what_it_names_of_the_one_before(whole):
