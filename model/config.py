@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 _STRICT = {"extra": "forbid"}  # what pydantic reads these classes with
 _CODE = ("auto_map", "attn_implementation", "trust_remote_code")  # settings that could make a library fetch code
+_DEPTHS = ("num_hidden_layers", "depths", "blocks_per_stage")
+MAX_LAYERS = 1000  # a file that asks for more would keep the machine busy for ever
+
+
+def _is_depth(value: Any) -> bool:
+    """Whether layers, or a list of layers by stage, are few enough; what is no number is told by the part's class."""
+    counts = value if isinstance(value, list | tuple) else [value]
+    return len(counts) <= MAX_LAYERS and all(count <= MAX_LAYERS for count in counts if isinstance(count, int | float))
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -40,6 +48,8 @@ class Part:
         for name in self.settings:
             if name.startswith("_") or name in _CODE:
                 raise ValueError(f"{self.kind}: setting {name!r} is not a size of a model")
+            if name in _DEPTHS and not _is_depth(self.settings[name]):
+                raise ValueError(f"{self.kind}: {name} must be at most {MAX_LAYERS} layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +96,15 @@ class DecoderConfig:
         if self.hidden_dim % 32 or self.hidden_dim % self.heads:
             # 32 is the number of groups the pixel decoder normalises in
             raise ValueError(f"decoder: hidden_dim must be a multiple of 32 and of heads, not {self.hidden_dim}")
+        if max(self.layers, self.encoder_layers) > MAX_LAYERS:
+            raise ValueError(f"decoder: at most {MAX_LAYERS} layers, not {self.layers} and {self.encoder_layers}")
         if not (1 <= self.oversample <= 64 and 0 <= self.importance <= 1):
             raise ValueError("decoder: oversample must lie between 1 and 64, importance between 0 and 1")
         weights = (self.class_weight, self.mask_weight, self.dice_weight, self.no_object)
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
             raise ValueError(f"decoder: weights must be finite and not negative, not {weights}")
+        if not self.no_object:
+            raise ValueError("decoder: no_object must be above 0: pictures without targets have no other class loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,10 @@ def tiny(**changes) -> str:
             tiny(language=None, image_encoder=None), "stage 1 has head 'linear'", id="cosine without language"
         ),
         pytest.param(tiny(tokens=["<p>", "<p>", "</p>"]), "tokens must differ", id="same token twice"),
+        pytest.param(tiny(decoder__no_object=0.0), "no_object must be above 0", id="nothing for empty pictures"),
+        pytest.param(tiny(decoder__layers=10**9), "at most 1000", id="endless decoder"),
+        pytest.param(tiny(language__settings={"num_hidden_layers": 10**9}), "at most 1000", id="endless model"),
+        pytest.param(tiny(seg_encoder__settings={"depths": [1, 10**9]}), "at most 1000", id="endless stage"),
         pytest.param(tiny(language__settings={"auto_map": {}}), "not a size", id="code from elsewhere"),
         pytest.param(
             tiny(seg_encoder__settings={"attn_implementation": "a/b"}), "not a size", id="kernel from elsewhere"
