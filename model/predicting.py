@@ -297,15 +297,15 @@ class Predictor:
         if inputs.picture is None or answer.outputs is None or not rows:
             return nothing
         frame = Frame(canvas=self.model.config.seg_px, scaled=inputs.picture.scaled_size, size=inputs.picture.size)
-        class_logits, mask_logits = (values.float().cpu() for values in answer.outputs.final)
+        class_logits, mask_logits = answer.outputs.final
         groups = [list(rows)] if task in REFERRING else [[place] for place in rows]
         masks: list[Mask] = []
         for places in groups:
             numbers = [number for _, number in rows[places[0]].classes]
             found = prediction_of(
                 task,
-                class_logits[places],
-                mask_logits[places],
+                class_logits[places].float().cpu(),
+                mask_logits[places].float().cpu(),
                 frame,
                 [asked[number] for number in numbers],
                 thresholds=thresholds,
