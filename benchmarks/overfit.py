@@ -58,7 +58,7 @@ class Schedule:
     fall: float = 0.4
     decay: float = 0.01
     clip: float = 1.0
-    threads: int = 2
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
