@@ -75,7 +75,7 @@ def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

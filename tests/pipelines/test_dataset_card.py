@@ -174,7 +174,7 @@ def test_its_code_runs_as_it_is_written(trees, tmp_path, images):
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     facts = [json.loads(line.removeprefix("FACTS ")) for line in done.stdout.splitlines() if line.startswith("FACTS ")]

@@ -405,6 +405,7 @@ def test_raw_row_and_commands_are_there_to_copy(page):
 def test_a_chat_without_a_picture_has_no_stage(watch):
     chat = sample(["Hello?", "Hi."], image=None, height=0, width=0, task="chat")
     page = open_cards(watch(), [card(chat, picture=False)], drawn=False)
+    page.wait_for_selector(".turn >> text=Hi.")  # visible: text that is not laid out yet reads as empty
     assert page.locator(".stage").count() == 0
     assert page.locator(".turn").all_inner_texts()[1].split() == ["assistant", "trained", "on", "Hi."]
 
