@@ -486,16 +486,18 @@ def _task_of(are_regions: Sequence[bool]) -> str:
 
 
 def _asked_for(conversation: Sequence[Exchange], task: str) -> list[AskedFor]:
-    """The conditions of a conversation, each with the `<SEG>` of its own question-answer pair."""
+    """The conditions of a conversation, each with the `<SEG>` of its own question-answer pair; regions by number."""
     asked: list[AskedFor] = []
-    num_segs = 0
+    num_segs = num_regions = 0
     for exchange in conversation:
         found = [span for text in (exchange.question, exchange.answer or "") for span in tokens.find_spans(text)]
         segs = 1 if exchange.answer is None else tokens.count(exchange.answer, tokens.SEG)
         owners = [num_segs + owner for owner in spans.default_owners(len(found), segs, task)]
-        asked += [
-            AskedFor(text=span.content, category_id=-1, seg=owner if segs else -1)
-            for span, owner in zip(found, owners, strict=True)
-        ]
+        for span, owner in zip(found, owners, strict=True):
+            text = span.content
+            if text == tokens.REGION:
+                num_regions += 1
+                text = f"region {num_regions}"
+            asked.append(AskedFor(text=text, category_id=-1, seg=owner if segs else -1))
         num_segs += segs
     return asked

@@ -318,7 +318,8 @@ class TestPersons:
             "<s><|user|>\nSegment <p></p><|assistant|><SEG><|end|><|user|>What is <p>it</p>?<|assistant|>A dog.<|end|>"
             "<|user|>And <p></p>?<|assistant|>"
         )
-        assert [condition.seg for condition in made.conditions] == [0, -1, 1]
+        named = [("region 1", 0), ("it", -1), ("region 2", 1)]
+        assert [(condition.text, condition.seg) for condition in made.conditions] == named
 
     def test_text_alone(self, processor):
         made = processor.from_prompt(None, "Hello", task="chat")
