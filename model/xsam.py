@@ -120,6 +120,22 @@ class XSam(nn.Module):
         nn.init.normal_(self.bg_embeds.weight, std=_BACKGROUND_STD)
         self.vision_sampler = RegionSampler(config.region, dim)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> XSam:
+        """As the library moves and casts modules, but what is computed instead of learned, such as rotary frequencies,
+        keeps its precision: rounded to bfloat16, positions far out would be others."""
+        exact = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name in module._non_persistent_buffers_set and buffer.is_floating_point()
+        ]
+        super()._apply(fn, recurse)
+        for module, name, before in exact:
+            after = getattr(module, name)
+            if after.dtype != before.dtype:
+                setattr(module, name, before.to(after.device))
+        return self
+
     def set_checkpointing(self, on: bool) -> None:
         """In training, layers are computed again in the backward pass instead of stored."""
         self.segmentor.set_checkpointing(on)
@@ -304,6 +320,7 @@ class XSam(nn.Module):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.llm.config)
         is_open = torch.ones(len(lengths), dtype=torch.bool, device=device)
+        stops = torch.tensor(list(stop), dtype=torch.int64, device=device)
         made: list[Tensor] = []
         steps: list[Tensor] = []
         for _ in range(max_new):
@@ -317,7 +334,7 @@ class XSam(nn.Module):
             steps.append(states)
             chosen = choose(self.llm.get_output_embeddings()(states[:, -1]).float())
             made.append(torch.where(is_open, chosen, IGNORED))
-            is_open = is_open & ~torch.isin(chosen, torch.tensor(list(stop), device=device))
+            is_open = is_open & ~torch.isin(chosen, stops)
             if not is_open.any():
                 break
             embeds = self.llm.get_input_embeddings()(chosen)[:, None]

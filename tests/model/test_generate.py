@@ -213,3 +213,21 @@ def test_a_marker_at_the_limit_is_lost(tiny, pictures):
     limit = len(tiny[2].encode("<SEG>", add_special_tokens=False))
     assert write(tiny, [asked(tiny, pictures[0], 0)], "<SEG>", max_new=limit).outputs is None
     assert write(tiny, [asked(tiny, pictures[0], 0)], "<SEG>", max_new=limit + 1).outputs is not None
+
+
+def test_stop_ids_are_read_once(tiny, pictures):
+    """Not at each id: on an accelerator every reading would be a transfer."""
+
+    class Counted(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+    stop = Counted([2047])
+    written = tiny[0].generate(
+        collate([asked(tiny, pictures[0], 0)]), words.marker_ids(tiny[2]), stop, max_new=5, choose=Forced([7] * 5)
+    )
+    assert written.ids[0].tolist() == [7] * 5
+    assert stop.times == 1

@@ -158,6 +158,26 @@ def test_low_precision_is_finite(model, mixed, autocast):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_are_exact_in_low_precision(model, dtype):
+    """Rounded to bfloat16, a frequency is off by up to 1 part in 256, and position 1900 by many turns."""
+    rotary = model.to(dtype).llm.model.rotary_emb
+    assert {weight.dtype for weight in model.parameters()} == {dtype}
+    frequencies = 10000.0 ** -(torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    positions = torch.tensor([[0, 1, 700, 1900]])
+    cos, sin = rotary(torch.zeros(1, dtype=dtype), positions)
+    angles = (positions[0, :, None] * frequencies).repeat(1, 2)
+    torch.testing.assert_close(cos[0].double(), angles.cos(), atol=5e-3, rtol=0)
+    torch.testing.assert_close(sin[0].double(), angles.sin(), atol=5e-3, rtol=0)
+
+
+def test_what_is_computed_moves_with_the_model(model):
+    moved = model.to("meta", torch.bfloat16)
+    buffers = dict(moved.llm.named_buffers())
+    assert buffers
+    assert {(b.device.type, b.dtype) for b in buffers.values()} == {("meta", torch.float32)}
+
+
 def test_the_whole_tiny_model_has_at_most_five_million_parameters():
     with torch.device("meta"):
         assert sum(p.numel() for p in XSam(PRESETS["tiny"]).parameters()) <= 5_000_000
