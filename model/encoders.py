@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
+from transformers import PreTrainedModel, SamVisionConfig, SiglipVisionConfig, SiglipVisionModel, SwinConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
-from transformers.models.swin.modeling_swin import SwinBackbone
+from transformers.models.swin.modeling_swin import SwinBackbone, SwinStage
 
 from dataengine.errors import UserError
 from model.config import Part, hub_config
@@ -53,7 +52,6 @@ class SamEncoder(SamVisionEncoder):
 
     def __init__(self, config: SamVisionConfig) -> None:
         super().__init__(config)
-        self.checkpointing = False
         patch: Any = config.patch_size
         self.state_channels = (config.hidden_size,) * (config.num_hidden_layers + 1)
         self.state_strides = (patch,) * (config.num_hidden_layers + 1)
@@ -67,7 +65,7 @@ class SamEncoder(SamVisionEncoder):
             state = state + self.pos_embed
         states = [state]
         for layer in self.layers:
-            states.append(_run(layer, states[-1], self.checkpointing and self.training))
+            states.append(layer(states[-1]))
         return tuple(states)
 
 
@@ -88,6 +86,8 @@ class SwinEncoder(SwinBackbone):
 
 class HieraEncoder(Sam2HieraDetModel):
     """SAM 2's Hiera; a state for each stage, at strides 4, 8, 16, 32, before SAM 2's feature pyramid."""
+
+    supports_gradient_checkpointing = True  # its blocks do, which the library does not say
 
     def __init__(self, config: Sam2HieraDetConfig) -> None:
         super().__init__(config)
@@ -134,10 +134,7 @@ def state_strides(part: Part) -> tuple[int, ...]:
 
 
 class ImageEncoder(nn.Module):
-    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have.
-
-    `checkpointing`: in training, blocks are computed again in the backward pass instead of stored.
-    """
+    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have."""
 
     def __init__(self, part: Part, layer: int) -> None:
         super().__init__()
@@ -147,7 +144,6 @@ class ImageEncoder(nn.Module):
         known = config.num_hidden_layers + 1
         if not -known <= layer < known:
             raise UserError(f"image_encoder: it has {known} hidden states, none is {layer}")
-        self.checkpointing = False
         self.layer = layer
         self.dim = config.hidden_size
         self.vision_model = SiglipVisionModel(config)
@@ -161,10 +157,18 @@ class ImageEncoder(nn.Module):
         wanted = range(len(tower.encoder.layers) + 1)[self.layer]
         state = tower.embeddings(pixels)
         for layer in tower.encoder.layers[:wanted]:
-            state = _run(layer, state, self.checkpointing and self.training, None)
+            state = layer(state, None)
         return state
 
 
-def _run(layer: nn.Module, state: Tensor, again: bool, *rest: None) -> Tensor:
-    """A layer's output; with `again` it is computed once more in the backward pass instead of stored."""
-    return checkpoint(layer, state, *rest, use_reentrant=False) if again else layer(state, *rest)
+def set_checkpointing(model: PreTrainedModel, on: bool) -> None:
+    """In training, each layer of a model of the library is computed again in the backward pass instead of stored."""
+    if not on:
+        model.activation_checkpointing_disable()
+        return
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    # what the library adds for adapters: gradients through all layers down to embeddings, though nothing there learns
+    model.disable_input_require_grads()
+    for module in model.modules():
+        if isinstance(module, SwinStage):
+            module.gradient_checkpointing = False  # its layers do; computed again as a whole, they would run thrice

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import Mask2FormerConfig
+from transformers import Mask2FormerConfig, PreTrainedModel
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerMaskedAttentionDecoderLayer,
     Mask2FormerPixelDecoder,
@@ -26,7 +26,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from dataengine.errors import UserError
 from model.attention import DeformableAttention
 from model.config import DecoderConfig, XSamConfig
-from model.encoders import EncoderOutput, SamEncoder, build_seg_encoder
+from model.encoders import EncoderOutput, build_seg_encoder, set_checkpointing
 from model.projectors import connected_channels
 
 MASKED_LOGIT = -1e9
@@ -96,11 +96,11 @@ class Segmentor(nn.Module):
             self.class_predictor = nn.Linear(config.decoder.hidden_dim, config.num_labels + 1)
 
     def set_checkpointing(self, on: bool) -> None:
-        """In training, layers of SAM's ViT and of both decoders are computed again in the backward pass instead of
-        stored; Swin and Hiera keep theirs."""
-        for module in self.modules():
-            if isinstance(module, SamEncoder | PixelDecoder | MaskDecoder):
-                module.checkpointing = on
+        """In training, layers of the encoder and of both decoders are computed again in the backward pass instead of
+        stored."""
+        assert isinstance(self.encoder, PreTrainedModel)  # as all kinds are
+        set_checkpointing(self.encoder, on)
+        self.pixel_decoder.checkpointing = self.decoder.checkpointing = on
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         """(B, 3, H, W), normalised, to the hidden states of which connector and projector are fed."""

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from model import regions
 from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
-from model.encoders import ImageEncoder
+from model.encoders import ImageEncoder, set_checkpointing
 from model.losses import Draws, Runs, Targets, segmentation_losses, total
 from model.projectors import Connector, Projector
 from model.regions import RegionSampler
@@ -140,11 +140,8 @@ class XSam(nn.Module):
         """In training, layers are computed again in the backward pass instead of stored."""
         self.segmentor.set_checkpointing(on)
         if self.config.language is not None:
-            self.visual_encoder.checkpointing = on
-            if on:
-                self.llm.gradient_checkpointing_enable({"use_reentrant": False})
-            else:
-                self.llm.gradient_checkpointing_disable()
+            set_checkpointing(self.visual_encoder.vision_model, on)
+            set_checkpointing(self.llm, on)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -5,7 +7,7 @@ pytest.importorskip("transformers")
 
 from dataengine.errors import UserError  # noqa: E402
 from model.config import PRESETS, Part  # noqa: E402
-from model.encoders import ImageEncoder, build_seg_encoder  # noqa: E402
+from model.encoders import ImageEncoder, build_seg_encoder, set_checkpointing  # noqa: E402
 
 SAM = Part(
     kind="sam_vision_model",
@@ -124,11 +126,34 @@ def test_picture_tokens_are_the_librarys_hidden_state(layer):
 @pytest.mark.parametrize("again", [False, True], ids=["stored", "computed again"])
 def test_unused_blocks_get_no_gradient(again):
     encoder = ImageEncoder(SIGLIP, -2).train()
-    encoder.checkpointing = again
+    set_checkpointing(encoder.vision_model, again)
     encoder(torch.randn(1, 3, 28, 28)).sum().backward()
     without = {name.split("vision_model.")[1] for name, p in encoder.named_parameters() if p.grad is None}
     assert {name.split(".")[0] for name in without} == {"encoder", "post_layernorm", "head"}
     assert all(name.startswith("encoder.layers.2.") for name in without if name.startswith("encoder"))
+
+
+@pytest.mark.parametrize("part", [SAM, SWIN, HIERA], ids=["SAM ViT", "Swin", "SAM 2 Hiera"])
+def test_layers_are_computed_twice_and_no_more_where_they_are_not_stored(part):
+    torch.manual_seed(0)
+    encoder = build_seg_encoder(part).train()
+    pixels = torch.randn(1, 3, 64, 64)
+    ran = Counter()
+    for name, module in encoder.named_modules():
+        if name.endswith(("mlp.fc1", "mlp.lin1", "mlp.proj_in")):
+            module.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+    gradients = []
+    for again in (False, True, False):
+        ran.clear()
+        set_checkpointing(encoder, again)
+        encoder.zero_grad()
+        sum(state.square().mean() for state in encoder.states(pixels)).backward()
+        assert ran
+        assert set(ran.values()) == {2 if again else 1}
+        gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        for other in gradients[1:]:
+            torch.testing.assert_close(other[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_unknown_encoders_are_refused():
