@@ -149,6 +149,8 @@ class XSamConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "num_labels", "image_px", "seg_px", "max_length")
+        if not 0 < self.downsample <= 1:
+            raise ValueError(f"downsample must lie above 0 and be at most 1, not {self.downsample}")
         if (self.language is None) != (self.image_encoder is None):
             raise ValueError("language and image_encoder come together, or are both null (stage 1)")
         if self.language is None and self.head == "cosine":

@@ -37,10 +37,14 @@ class EncoderOutput:
 
 
 class SegEncoder(Protocol):
-    """A segmentation encoder: `state_channels` and `state_strides` (px of the picture) belong to its hidden states."""
+    """A segmentation encoder: `state_channels` and `state_strides` (px of the picture) belong to its hidden states.
+
+    `side`: of the pictures it takes, px; None: any multiple of its strides.
+    """
 
     state_channels: tuple[int, ...]
     state_strides: tuple[int, ...]
+    side: int | None
 
     def states(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W), normalised, to the hidden states, each (B, H / stride, W / stride, C)."""
@@ -53,6 +57,8 @@ class SamEncoder(SamVisionEncoder):
     def __init__(self, config: SamVisionConfig) -> None:
         super().__init__(config)
         patch: Any = config.patch_size
+        size: Any = config.image_size
+        self.side = size
         self.state_channels = (config.hidden_size,) * (config.num_hidden_layers + 1)
         self.state_strides = (patch,) * (config.num_hidden_layers + 1)
         if self.pos_embed is not None:
@@ -72,6 +78,8 @@ class SamEncoder(SamVisionEncoder):
 class SwinEncoder(SwinBackbone):
     """Swin as Mask2Former has it; a state for each stage, at strides 4, 8, 16, 32, normed."""
 
+    side: int | None = None
+
     def __init__(self, config: SwinConfig) -> None:
         patch: Any = config.patch_size
         stages = [f"stage{i + 1}" for i in range(len(config.depths))]
@@ -87,6 +95,7 @@ class SwinEncoder(SwinBackbone):
 class HieraEncoder(Sam2HieraDetModel):
     """SAM 2's Hiera; a state for each stage, at strides 4, 8, 16, 32, before SAM 2's feature pyramid."""
 
+    side: int | None = None
     supports_gradient_checkpointing = True  # its blocks do, which the library does not say
 
     def __init__(self, config: Sam2HieraDetConfig) -> None:
@@ -123,6 +132,14 @@ def build_seg_encoder(part: Part) -> SegEncoder:
     return _KINDS[part.kind](hub_config(part))
 
 
+def check_side(encoder: SegEncoder, seg_px: int) -> None:
+    """Raise UserError where an encoder cannot take pictures of `seg_px`."""
+    if encoder.side not in (None, seg_px):
+        raise UserError(f"seg_px is {seg_px}, but image_size of the segmentation encoder {encoder.side}")
+    if seg_px % (coarsest := max(encoder.state_strides)):
+        raise UserError(f"seg_px is {seg_px}; the segmentation encoder needs a multiple of {coarsest}")
+
+
 def state_strides(part: Part) -> tuple[int, ...]:
     """`SegEncoder.state_strides` of the encoder that a part describes, of which no weights are made.
 
@@ -134,13 +151,18 @@ def state_strides(part: Part) -> tuple[int, ...]:
 
 
 class ImageEncoder(nn.Module):
-    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have."""
+    """SigLIP's vision tower, as `vision_model`, which is the level that released weights have.
+
+    `side`: of the pictures it takes, px.
+    """
 
     def __init__(self, part: Part, layer: int) -> None:
         super().__init__()
         config = hub_config(part)
         if not isinstance(config, SiglipVisionConfig):
             raise UserError(f"image_encoder: kind {part.kind!r} is not known; there is siglip_vision_model")
+        side: Any = config.image_size
+        self.side = side
         known = config.num_hidden_layers + 1
         if not -known <= layer < known:
             raise UserError(f"image_encoder: it has {known} hidden states, none is {layer}")

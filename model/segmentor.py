@@ -26,7 +26,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from dataengine.errors import UserError
 from model.attention import DeformableAttention
 from model.config import DecoderConfig, XSamConfig
-from model.encoders import EncoderOutput, build_seg_encoder, set_checkpointing
+from model.encoders import EncoderOutput, build_seg_encoder, check_side, set_checkpointing
 from model.projectors import connected_channels
 
 MASKED_LOGIT = -1e9
@@ -77,7 +77,7 @@ class Segmentor(nn.Module):
     def __init__(self, config: XSamConfig) -> None:
         """
         Raises:
-            UserError: the encoder is unknown, or has no such hidden states.
+            UserError: the encoder is unknown, has no such hidden states, or cannot take pictures of `seg_px`.
         """
         super().__init__()
         self.config = config
@@ -86,6 +86,7 @@ class Segmentor(nn.Module):
         for layer in (*config.connector.layers, config.visual_layer):
             if not -known <= layer < known:
                 raise UserError(f"{config.name}: the segmentation encoder has {known} hidden states, none is {layer}")
+        check_side(self.encoder, config.seg_px)
         channels = [self.encoder.state_channels[layer] for layer in config.connector.layers]
         settings = mask2former_config(config.decoder)
         self.pixel_decoder = PixelDecoder(settings, connected_channels(config.connector, channels))

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
+from dataengine.errors import UserError
 from model import regions
 from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
@@ -101,7 +102,7 @@ class XSam(nn.Module):
     """X-SAM with fresh weights; without a language model it is the segmentor that stage 1 trains."""
 
     def __init__(self, config: XSamConfig) -> None:
-        """Raises UserError: a part's kind or settings are wrong."""
+        """Raises UserError: a part's kind or settings are wrong, or do not fit the pictures' sizes."""
         super().__init__()
         self.config = config
         self.segmentor = Segmentor(config)
@@ -113,6 +114,13 @@ class XSam(nn.Module):
         self.llm = AutoModelForCausalLM.from_config(hub_config(config.language))
         dim = self.llm.config.hidden_size
         self.visual_encoder = ImageEncoder(config.image_encoder, config.visual_layer)
+        if config.image_px != self.visual_encoder.side:
+            raise UserError(
+                f"image_px is {config.image_px}, but image_size of image_encoder {self.visual_encoder.side}"
+            )
+        cells = config.seg_px // self.segmentor.encoder.state_strides[config.visual_layer]
+        if not (cells * config.downsample).is_integer():
+            raise UserError(f"{cells} x {cells} positions of seg_encoder cannot be shuffled by {config.downsample}")
         self.visual_projector = Projector(self.visual_encoder.dim, dim)
         self.seg_projector = Projector(channels[config.visual_layer], dim, config.downsample)
         self.llm_projector = Projector(dim, config.decoder.hidden_dim)

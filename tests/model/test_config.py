@@ -59,6 +59,7 @@ def tiny(**changes) -> str:
         pytest.param(tiny(connector__scales=[2, 1]), "connector.scales", id="two levels"),
         pytest.param(tiny(connector__scales=[2, 1, 0]), "scales must lie", id="scale 0"),
         pytest.param(tiny(region__kind="mean"), "region.kind", id="unknown region sampler"),
+        pytest.param(tiny(downsample=0), "downsample must lie above 0", id="shuffled to nothing"),
         pytest.param(tiny(language=None), "come together", id="pictures without language"),
         pytest.param(
             tiny(language=None, image_encoder=None), "stage 1 has head 'linear'", id="cosine without language"

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("scipy")
 
 from dataengine import masks as rles  # noqa: E402
+from dataengine.errors import UserError  # noqa: E402
 from model.batches import collate  # noqa: E402
 from model.checkpoints import from_pretrained, save_pretrained  # noqa: E402
 from model.config import PRESETS, ConnectorConfig, Part  # noqa: E402
@@ -182,6 +183,27 @@ PYRAMIDS = {
         },
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"image_px": 112}, "image_px is 112, but image_size of image_encoder 128", id="SigLIP"),
+        pytest.param({"image_px": 130}, "image_px is 130", id="SigLIP, though the patches are as many"),
+        pytest.param({"seg_px": 64}, "seg_px is 64, but image_size of the segmentation encoder 128", id="SAM"),
+        pytest.param({"seg_px": 112, "seg_encoder": PYRAMIDS["Swin"]}, "needs a multiple of 32", id="Swin"),
+        pytest.param({"seg_px": 112, "seg_encoder": PYRAMIDS["SAM 2"]}, "needs a multiple of 32", id="SAM 2"),
+        pytest.param(
+            {"seg_px": 96, "seg_encoder": PYRAMIDS["Swin"], "visual_layer": -1},
+            "3 x 3 positions of seg_encoder cannot be shuffled by 0.5",
+            id="an odd number of tokens",
+        ),
+    ],
+)
+def test_pictures_that_no_encoder_takes_are_refused_before_there_are_any(changes, said):
+    connector = ConnectorConfig(hidden_dim=32, layers=(1, 2, 3), scales=(1.0, 1.0, 1.0))
+    with pytest.raises(UserError, match=said), torch.device("meta"):
+        XSam(dataclasses.replace(TINY, connector=connector, **changes))
 
 
 # the first stage's state is not asked for, and the norm that follows all stages is for another use
