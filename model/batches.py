@@ -62,8 +62,9 @@ class Batch:
     inputs: tuple[Inputs, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on a device; targets stay where they are."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """The batch with its tensors on a device; targets and prompts stay where they are: of their masks only points
+        are read, and where these lie is found without waiting for the device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("region_")}
         moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, torch.Tensor)}
         return replace(self, **moved)
 
@@ -145,14 +146,14 @@ def swap(batch: Batch, draws: Draws) -> Batch:
         for region, place in zip(wanted[sample], row, strict=True)
         if place is not None
     ]
-    index = _integers([pick for *_, pick in picks]).to(batch.region_masks.device)
+    index = _integers([pick for *_, pick in picks])
     return replace(
         batch,
         region_masks=batch.region_masks[index],
         region_pictures=batch.region_pictures[index],
         region_labels=batch.region_labels[index],
-        region_samples=_integers([sample for sample, *_ in picks]).to(index.device),
-        region_numbers=_integers([region for _, region, _ in picks]).to(index.device),
+        region_samples=_integers([sample for sample, *_ in picks]),
+        region_numbers=_integers([region for _, region, _ in picks]),
     )
 
 
@@ -165,7 +166,7 @@ def region_tokens(batch: Batch, sampled: torch.Tensor) -> list[torch.Tensor]:
         (K, T, D) for each input.
     """
     found = []
-    samples, numbers = batch.region_samples.cpu(), batch.region_numbers.cpu()
+    samples, numbers = batch.region_samples, batch.region_numbers
     for sample, inputs in enumerate(batch.inputs):
         mine = (samples == sample).nonzero()[:, 0]
         wanted = torch.arange(int((inputs.words.input_ids == REGION_ID).sum()))

@@ -95,6 +95,12 @@ class Inputs:
     targets: tuple[Target, ...] = ()
     has_answer: bool = True
 
+    def __post_init__(self) -> None:
+        num, named = len(self.conditions), [target.condition for target in self.targets]
+        is_stage_1 = not len(self.words.input_ids)  # whose classes only its head can count
+        if any(number < 0 or (number >= num and not is_stage_1) for number in named):
+            raise ValueError(f"{self.sample_id or self.task}: targets of the conditions {named}; there are {num}")
+
     @property
     def spans(self) -> Spans:
         """What rows are planned from; without an answer there are none yet, without a picture none ever."""

@@ -139,10 +139,17 @@ def segmentation_losses(
 
     Args:
         outputs: of R rows.
-        targets: R of them, on the device of `outputs`.
+        targets: R of them, on any device; only labels on the CPU can be checked without a wait.
+    Raises:
+        ValueError: a label is none of the classes.
     """
+    device, num_classes = outputs.final[0].device, outputs.final[0].shape[-1] - 1
+    for target in targets:
+        if target.labels.device.type == "cpu" and bool((target.labels >= num_classes).any()):
+            raise ValueError(f"labels must be below {num_classes}, the number of classes: {target.labels.tolist()}")
+    targets = [target.to(device) for target in targets]
     matched = match(outputs, targets, config, draws)
-    num_masks = count_masks(targets, outputs.final[0].device)
+    num_masks = count_masks(targets, device)
     last = len(outputs.class_logits) - 1
     terms: dict[str, Tensor] = {}
     for index in (last, *range(last)):
@@ -168,13 +175,13 @@ def match(outputs: SegOutputs, targets: Sequence[Targets], config: DecoderConfig
     costs = []
     for index, (classes, mask_logits) in enumerate(zip(outputs.class_logits, outputs.mask_logits, strict=True)):
         points = draws.matching(index, rows, config.points).to(mask_logits.device)
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            read = read_points(mask_logits.float(), points)
         for row, target in enumerate(targets):
+            with torch.autocast(mask_logits.device.type, enabled=False):
+                read = read_points(mask_logits[row, None].float(), points[row, None])[0]  # a row is widened at a time
             everything = torch.arange(len(target.labels), device=points.device)
             wanted = read_masks(target.masks, everything, points[row, None])
             weights = (config.class_weight, config.mask_weight, config.dice_weight)
-            costs.append(match_cost(classes[row], read[row], target.labels, wanted, weights))
+            costs.append(match_cost(classes[row], read, target.labels, wanted, weights))
     pairs = assign(costs)
     return [pairs[start : start + rows] for start in range(0, len(pairs), rows)]
 

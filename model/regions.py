@@ -35,7 +35,7 @@ class Draws(Protocol):
 
 
 class RandomDraws:
-    """Draws that go on with a generator: those of training."""
+    """Draws that go on with a generator: those of training. On the CPU, where a batch's prompts stay, nothing waits."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

@@ -243,8 +243,7 @@ class XSam(nn.Module):
         terms: dict[str, Tensor] = {}
         if outputs is not None:
             targets = [
-                Targets(labels=target.labels, masks=Runs.of_rles(target.rles, target.size)).to(batch.images.device)
-                for target in batch.targets
+                Targets(labels=target.labels, masks=Runs.of_rles(target.rles, target.size)) for target in batch.targets
             ]
             terms = segmentation_losses(outputs, targets, self.config.decoder, points)
         segmentation = total(terms) if terms else torch.zeros_like(language)

@@ -8,9 +8,10 @@ pytest.importorskip("torch")
 import torch
 
 from model import batches, spans
+from model.config import RegionConfig
 from model.inputs import AskedFor, Inputs, Shown, Target
 from model.pictures import Picture
-from model.regions import RegionError
+from model.regions import RegionError, RegionSampler
 from model.words import IGNORED, IMAGE_ID, NONE, REGION_ID, Words, WordsError
 
 LINES = ("input_ids", "labels", "cond_ids", "seg_ids", "attention_mask", "position_ids")
@@ -262,10 +263,24 @@ class TestCollate:
         assert batch.pixel_values is batch.seg_pixel_values is None
         assert (batch.rows, len(batch.region_masks)) == ((), 0)
 
-    def test_a_batch_moves_as_a_whole(self):
-        moved = batches.collate([Inputs(task="refseg", words=PHRASE, picture=picture())]).to("meta")
+    def test_a_batch_moves_but_for_its_prompts(self):
+        """Points of prompts are looked for on the CPU: on an accelerator each prompt would be waited for."""
+        moved = batches.collate([shows((0, 0, 1), (1, 1, 1))]).to("meta")
         assert moved.input_ids.device.type == moved.pixel_values.device.type == "meta"
-        assert moved.seg_pixel_values.device.type == moved.region_masks.device.type == "meta"
+        assert moved.seg_pixel_values.device.type == moved.images.device.type == "meta"
+        assert moved.region_masks.device.type == moved.region_numbers.device.type == "cpu"
+        sampler = RegionSampler(RegionConfig(points=4), 8)
+        tokens = sampler(torch.empty(1, 2, 2, 8, device="meta"), moved.region_masks, moved.region_pictures)
+        assert (tokens.device.type, tokens.shape) == ("meta", (2, 1, 8))
+
+    @pytest.mark.parametrize(
+        ("words", "condition"),
+        [(PHRASE, -1), (PHRASE, 1), (encoded([]), -1)],
+        ids=["negative", "too large", "negative in stage 1"],
+    )
+    def test_a_target_of_nothing_is_refused(self, words, condition):
+        with pytest.raises(ValueError, match=rf"conditions \[{condition}\]"):
+            Inputs(task="refseg", words=words, conditions=asked(0), targets=(Target(condition=condition, rle=b""),))
 
     def test_no_inputs_are_refused(self):
         with pytest.raises(ValueError, match="needs an input"):

@@ -314,6 +314,26 @@ def test_the_number_of_operations_does_not_grow_with_queries():
     assert counts[0] == counts[1]
 
 
+def test_low_precision_masks_are_widened_row_by_row():
+    """Of many rows, never all at once."""
+    sizes = []
+    for rows in (1, 6):
+        outputs = predictions(rows=rows, side=64, dtype=torch.bfloat16)
+        targets = [
+            Targets(labels=torch.zeros(1, dtype=torch.int64), masks=torch.ones(1, 9, 9, dtype=torch.bool))
+        ] * rows
+        with Operations() as seen:
+            match(outputs, targets, DecoderConfig(points=8), draws())
+        sizes.append(seen.largest)
+    assert sizes == [5 * 64 * 64] * 2
+
+
+@pytest.mark.parametrize("label", [3, 4], ids=["the background's column", "no column"])
+def test_labels_that_are_no_class_are_named(label):
+    with pytest.raises(ValueError, match=rf"below 3, the number of classes: \[0, {label}\]"):
+        segmentation_losses(predictions(), [target(0, label), target()], DecoderConfig(points=8), draws())
+
+
 def test_low_precision_logits_give_finite_losses_at_float32_points():
     exact = predictions(classes=4)
     rough = SegOutputs(
