@@ -170,6 +170,7 @@ class Processor:
         with_answer: bool = True,
         may_cut: bool = True,
         every_instance: bool = False,
+        picture: Picture | None = None,
     ) -> Inputs:
         """A sample of a dataset, with its conversation rendered.
 
@@ -181,26 +182,28 @@ class Processor:
                 conditions and targets (`Inputs.words.num_left_out` says how many).
             every_instance: show not only the exemplar of each region but every object it stands for that has a prompt,
                 for the prompt swap of training (`batches.swap`).
+            picture: the sample's own, where it was made ready before; None: it is read.
         Raises:
             ReasonError: an invariant of samples does not hold, or its picture, conversation or prompts cannot be used;
                 the message names the sample.
         """
         invariants.check(sample)
         try:
-            return self._from_sample(sample, kind, rng, with_answer, may_cut, every_instance)
+            seen = self._picture_of(sample, picture)
+            return self._from_sample(sample, seen, kind, rng, with_answer, may_cut, every_instance)
         except ReasonError as error:
             raise InputError(error.reason, f"{sample.sample_id}: {error}") from error
 
     def _from_sample(
         self,
         sample: Sample,
+        picture: Picture | None,
         kind: str | None,
         rng: np.random.Generator | None,
         with_answer: bool,
         may_cut: bool,
         every_instance: bool,
     ) -> Inputs:
-        picture = self._picture_of(sample)
         if self.config.language is None:
             return self._stage_1(sample, picture)
         conversation = words.exchanges(sample.turns)
@@ -238,15 +241,16 @@ class Processor:
             task=sample.task, sample_id=sample.sample_id, words=_STAGE_1, picture=picture, targets=tuple(targets)
         )
 
-    def _picture_of(self, sample: Sample) -> Picture | None:
+    def _picture_of(self, sample: Sample, picture: Picture | None) -> Picture | None:
         if sample.image is None:
             return None
         from dataengine.store.dataset import picture_of
 
-        try:
-            picture = self.picture(picture_of(sample.image))
-        except OSError as error:
-            raise ImageError("image_unreadable", str(error)) from None
+        if picture is None:
+            try:
+                picture = self.picture(picture_of(sample.image))
+            except OSError as error:
+                raise ImageError("image_unreadable", str(error)) from None
         if picture.size != (sample.height, sample.width):
             height, width = picture.size
             raise ImageError(

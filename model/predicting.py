@@ -8,7 +8,7 @@ predictor.ask(viewed, "", [inputs.point((31, 40))])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from dataengine.errors import UserError
+from dataengine.errors import ReasonError, UserError
 from dataengine.sample import PROMPT_KINDS, Prompt, PromptKind, Sample, Task
 from model import words
 from model.batches import Batch, collate
@@ -179,52 +179,78 @@ class Predictor:
         batch_size: int = 4,
         thresholds: Thresholds = EVALUATE,
         max_new: int = 512,
+        skipped: Callable[[str, str], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """The records by which `dataengine eval` knows the answers to samples of a benchmark.
+
+        Samples of one picture that follow each other share it; those in one batch, what the encoders make of it, too.
 
         Args:
             kind: of prompt that is shown, which `vgdseg` and `intseg` need.
             things: whether a category is a thing, by id, for panoptic samples; all are by default.
             generate: whether the model writes the answers; else those of the samples are given, and segmented. What it
                 says of phrases of its own is no answer, but to `gcgseg`.
+            skipped: told the reason and a message of each sample that cannot be an input; it is left out, which the
+                evaluation takes for an answer without masks. None: the first such sample ends everything.
         Raises:
-            ReasonError: a sample cannot be an input, or its answer no prediction; the message names it.
+            ReasonError: a sample cannot be an input; the message names it.
         """
         if kind not in (None, *PROMPT_KINDS):
             raise UserError(f"a prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
         if batch_size < 1:
             raise UserError(f"a batch has at least one sample, not {batch_size}")
-        remaining = iter(samples)
-        while some := list(islice(remaining, batch_size)):
-            for sample, prediction in zip(
-                some, self._of_samples(some, kind, things or {}, generate, thresholds, max_new), strict=True
-            ):
+        made = self._inputs_of(samples, kind, generate, skipped)
+        while some := list(islice(made, batch_size)):
+            found = self._of_samples(some, kind, things or {}, generate, thresholds, max_new)
+            for (sample, _), prediction in zip(some, found, strict=True):
                 yield from records_of(prediction, sample.sample_id)
+
+    def _inputs_of(
+        self,
+        samples: Iterable[Sample],
+        kind: PromptKind | None,
+        generate: bool,
+        skipped: Callable[[str, str], None] | None,
+    ) -> Iterator[tuple[Sample, Inputs]]:
+        """Each sample with what the model is given of it."""
+        before, picture = None, None
+        for sample in samples:
+            try:
+                if sample.task == "chat" or (sample.task in _PROMPTED and kind is None):
+                    lacks = "has no masks to score" if sample.task == "chat" else "needs the kind of prompt to show"
+                    raise InputError("task", f"{sample.sample_id}: {sample.task} {lacks}")
+                inputs = self.processor.from_sample(
+                    sample,
+                    kind=kind,
+                    with_answer=not generate,
+                    may_cut=False,
+                    picture=picture if sample.image == before else None,
+                )
+            except ReasonError as error:
+                if skipped is None:
+                    raise
+                skipped(error.reason, str(error))
+                continue
+            before, picture = sample.image, inputs.picture
+            yield sample, inputs
 
     def _of_samples(
         self,
-        samples: Sequence[Sample],
+        made: Sequence[tuple[Sample, Inputs]],
         kind: PromptKind | None,
         things: Mapping[int, bool],
         generate: bool,
         thresholds: Thresholds,
         max_new: int,
     ) -> list[Prediction]:
-        for sample in samples:
-            if sample.task == "chat" or (sample.task in _PROMPTED and kind is None):
-                lacks = "has no masks to score" if sample.task == "chat" else "needs the kind of prompt to show"
-                raise InputError("task", f"{sample.sample_id}: {sample.task} {lacks}")
-        inputs = [
-            self.processor.from_sample(sample, kind=kind, with_answer=not generate, may_cut=False) for sample in samples
-        ]
-        batch = collate(inputs, is_shared=False).to(self.device)
+        batch = collate([inputs for _, inputs in made], is_shared=False).to(self.device)
         if generate:
             answers = self._generated(batch, None, max_new)
         else:
-            answers = self._read(batch, None, [sample.turns[-1].text for sample in samples])
+            answers = self._read(batch, None, [sample.turns[-1].text for sample, _ in made])
         return [
             self._prediction(
-                made,
+                inputs,
                 sample.task,
                 answer if sample.task == "gcgseg" or not answer.has_spans else replace(answer, rows={}),
                 _asked(answer.conditions, things),
@@ -232,7 +258,7 @@ class Predictor:
                 kind if sample.task in _PROMPTED else None,
                 thresholds,
             )
-            for sample, made, answer in zip(samples, inputs, answers, strict=True)
+            for (sample, inputs), answer in zip(made, answers, strict=True)
         ]
 
     # --- answers -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -336,3 +337,51 @@ def test_samples_that_cannot_be_answered_are_named(predictor, benchmark):
         list(predictor.predict_samples([sample]))
     with pytest.raises(UserError, match="a prompt must be one of"):
         list(predictor.predict_samples([sample], kind="smell"))
+
+
+def test_samples_that_cannot_be_answered_may_be_left_out(predictor, benchmark, call, tmp_path):
+    """They are counted by reason, and the evaluation scores the rest."""
+    from pipelines.evaluate.predictions import Faults
+
+    good = samples_of(benchmark, "vgdseg")
+    without_prompts = [replace(thing, prompts=()) for thing in good[0].objects]
+    bad = [
+        replace(good[0], sample_id="a/b/c/vgdseg", image=None),
+        replace(good[0], sample_id="a/b/d/vgdseg", objects=tuple(without_prompts)),
+        replace(good[0], sample_id="a/b/e/chat", task="chat"),
+        replace(good[0], sample_id="a/b/f/vgdseg", image=replace(good[0].image, bytes=b"", path=None)),
+    ]
+    faults = Faults()
+    records = list(
+        predictor.predict_samples([bad[0], good[0], *bad[1:], *good[1:]], kind="box", batch_size=2, skipped=faults.add)
+    )
+    assert sum(faults.counts.values()) == len(bad)
+    assert faults.counts["region_prompt"] == faults.counts["task"] == 1
+    said = [message for messages in faults.examples.values() for message in messages]
+    assert sorted(message.split(":")[0] for message in said) == [sample.sample_id for sample in bad]
+    assert records == list(predictor.predict_samples(good, kind="box", batch_size=2))
+    (tmp_path / "predictions.json").write_text(json.dumps(records))
+    result = call(
+        *("eval", "vgdseg", "--benchmark", benchmark, "--predictions", tmp_path / "predictions.json"),
+        *("--out", tmp_path / "scores"),
+    )
+    assert result.exit_code == 0, result.output
+
+
+def test_a_picture_of_samples_in_a_row_is_seen_once(predictor, benchmark, monkeypatch, request):
+    from model import pictures
+
+    samples = samples_of(benchmark, "genseg") + samples_of(benchmark, "vgdseg")
+    samples.sort(key=lambda sample: sample.image_key)
+    num = len({sample.image_key for sample in samples})
+    assert len(samples) > num == 2
+    alone = [list(predictor.predict_samples([sample], kind="box")) for sample in samples]
+    made, encoded, prepare = [], [], pictures.prepare
+    monkeypatch.setattr(pictures, "prepare", lambda *args, **kw: made.append(args) or prepare(*args, **kw))
+    for part in (predictor.model.segmentor.encoder.patch_embed, predictor.model.visual_encoder):
+        hook = part.register_forward_hook(lambda module, given, _: encoded.append(len(given[0])))
+        request.addfinalizer(hook.remove)
+    records = list(predictor.predict_samples(samples, kind="box", batch_size=len(samples)))
+    assert len(made) == num
+    assert encoded == [num, num]
+    assert [record["sample_id"] for record in records] == [one["sample_id"] for few in alone for one in few]
