@@ -126,7 +126,8 @@ def encode(
         has_image: False: `<image>` and `<region>` are text like any other.
         may_cut: whether pairs that do not fit may be left out at the end; the first one never is.
     Raises:
-        WordsError: `too_long`, `span` (`<p>` and `</p>` do not pair up) or `no_question`.
+        WordsError: `too_long`, `span` (`<p>` and `</p>` do not pair up), `no_question`, or `unicode` (half a
+            character).
     """
     if not conversation:
         raise WordsError("no_question", "a conversation needs a question")
@@ -198,6 +199,8 @@ def _encode_exchange(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, has_pseudo: bool) -> list[int]:
     """Ids of a text; its pieces around pseudo tokens are tokenised one by one, blank ones too."""
+    if odd := [place for place, char in enumerate(text) if "\ud800" <= char <= "\udfff"]:
+        raise WordsError("unicode", f"character {odd[0]} is none of Unicode: {text[odd[0]]!a}")
     ids: list[int] = []
     for piece in _PSEUDO.split(text) if has_pseudo else (text,):
         if has_pseudo and piece in _PSEUDO_IDS:

@@ -19,6 +19,11 @@ def group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)  # plain help comes in half the time
 
 
+def for_terminal(text: str) -> str:
+    """Text that is not ours, line by line as it is; what would steer a terminal instead of being seen is named."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def errors(progress: Any = None) -> Iterator[None]:
     """Errors that a user can mend become one line and exit code 1; defects keep their traceback."""
@@ -27,7 +32,7 @@ def errors(progress: Any = None) -> Iterator[None]:
     def stop(message: str, code: int) -> typer.Exit:
         if progress is not None:
             progress.fail(message, interrupted=code == 130)
-        typer.secho(message, fg="red" if code == 1 else None, err=True)
+        typer.secho(for_terminal(message), fg="red" if code == 1 else None, err=True)
         return typer.Exit(code)
 
     def terminate(*_: object) -> None:

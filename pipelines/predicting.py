@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.command import errors
+from pipelines.command import errors, for_terminal
+from pipelines.markdown import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +111,7 @@ def import_xsam(
         is_file = settings not in PRESETS and Path(settings).is_file()
         base = from_json(Path(settings).read_bytes(), settings) if is_file else preset(settings)
         config, state, report = import_released(file, XSam, base)
-        typer.echo("\n".join(report.lines()))
+        typer.echo(for_terminal("\n".join(report.lines())))
         found = None
         if tokenizer is not None and config.language is not None:
             found = words.load_tokenizer(tokenizer)
@@ -205,13 +206,13 @@ def _device(name: str) -> str:
 
 
 def summary(prediction: Prediction) -> str:
-    """What was said, and a line for each mask."""
+    """What was said, on one line, and a line for each mask; nothing of it steers a terminal."""
     from dataengine import masks
 
     size = prediction.height, prediction.width
-    lines = [f"{prediction.task}: {prediction.text}"]
+    lines = [f"{prediction.task}: {printable(prediction.text)}"]
     for number, one in enumerate(prediction.masks):
-        name = one.text or f"condition {one.condition}"
+        name = printable(one.text) or f"condition {one.condition}"
         lines.append(f"  {number}: {name}, score {one.score:.3f}, {masks.area(one.rle, *size):,} px")
     return "\n".join(lines if prediction.masks else [*lines, "  nothing was segmented"])
 

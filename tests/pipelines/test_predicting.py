@@ -114,9 +114,30 @@ def test_an_answer_is_generated_without_a_given_one(call, checkpoint, picture):
     assert "nothing was segmented" in result.stdout
 
 
+def test_what_is_printed_does_not_steer_a_terminal(torch):
+    """A model may say anything; its answer is one line, and the file keeps it as it is."""
+    from model.predictions import Mask, Prediction
+    from pipelines.predicting import summary
+
+    rle = masks.encode(np.ones((2, 2), bool))
+    said = Mask(rle=rle, condition=0, category_id=-1, text="\x1b[2Jdog\n  1: cat", score=0.5)
+    text = "\x1b]0;title\x07red\x1b[0m\r\nfake\u202e <SEG>"
+    printed = summary(Prediction(task="refseg", height=2, width=2, masks=(said,), text=text))
+    assert printed == "refseg: ]0;title red [0m fake <SEG>\n  0: [2Jdog 1: cat, score 0.500, 4 px"
+
+
+def test_errors_do_not_steer_a_terminal(call, checkpoint, tmp_path):
+    """They quote files and weights of others."""
+    result = call("predict", "--model", checkpoint, "--image", tmp_path / "a\x1b[31m.png", "--prompt", "a")
+    assert result.exit_code == 1
+    assert "a\\x1b[31m.png" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--prompt", "a \udcff"], "is none of Unicode: '\\udcff'"),
         (["--prompt", "segment <region>"], "the text has 1 <region> for 0 visual prompts"),
         (["--prompt", "segment <p>the dog"], "<p> is never closed"),
         (["--prompt", "<p>a</p>", "--answer", "No."], "needs a <SEG>"),
