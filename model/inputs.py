@@ -346,7 +346,11 @@ class Processor:
             conversation[0] = replace(conversation[0], question=f"{tokens.IMAGE}\n{conversation[0].question}")
         encoded = self._encode(conversation, picture is not None, may_cut=False)
         last = tokens.find_spans(conversation[-1].question)
+        if any(not span.content.strip() for span in last):
+            raise WordsError("span", f"there is nothing between {tokens.PHRASE_OPEN} and {tokens.PHRASE_CLOSE}")
         task = task or _task_of([tokens.REGION in span.content for span in last])
+        if task not in ("gcgseg", "chat") and not last:
+            raise InputError("task", f"{task} needs {tokens.PHRASE_OPEN}…{tokens.PHRASE_CLOSE} or a visual prompt")
         if answer is not None and last and tokens.SEG not in answer:
             raise InputError("no_seg", f"the answer to a question about what to segment needs a {tokens.SEG}")
         shown = []

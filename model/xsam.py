@@ -287,7 +287,8 @@ class XSam(nn.Module):
 
         Args:
             batch: of inputs without their last answer.
-            stop: ids that end an answer. max_new: ids of an answer, at least 1.
+            stop: ids that end an answer. max_new: ids of an answer, at least 1; never more than the language model has
+                positions for.
             choose: the next ids, (B,), of logits (B, vocabulary).
         """
         seen = self.see(batch) if seen is None else seen
@@ -327,7 +328,8 @@ class XSam(nn.Module):
         stops = torch.tensor(list(stop), dtype=torch.int64, device=device)
         made: list[Tensor] = []
         steps: list[Tensor] = []
-        for _ in range(max_new):
+        context = self.llm.config.max_position_embeddings - width  # what the model has positions for
+        for _ in range(max(1, min(max_new, context))):
             states = self.llm.base_model(
                 inputs_embeds=embeds,
                 attention_mask=mask.long(),

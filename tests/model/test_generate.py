@@ -231,3 +231,14 @@ def test_stop_ids_are_read_once(tiny, pictures):
     )
     assert written.ids[0].tolist() == [7] * 5
     assert stop.times == 1
+
+
+def test_an_answer_ends_with_the_positions_of_the_language_model(tiny, pictures):
+    given = collate([asked(tiny, pictures[0], 0)])
+    width = int(tiny[0].assemble(given, tiny[0].see(given)).attention_mask.sum())
+    tiny[0].llm.config.max_position_embeddings, positions = width + 3, tiny[0].llm.config.max_position_embeddings
+    try:
+        written = tiny[0].generate(given, words.marker_ids(tiny[2]), [2047], max_new=9, choose=Forced([7] * 9))
+    finally:
+        tiny[0].llm.config.max_position_embeddings = positions
+    assert written.ids[0].tolist() == [7] * 3
