@@ -91,6 +91,11 @@ class Row:
     epochs: float
 
 
+def is_training(split: str) -> bool:
+    """Whether samples of a split are trained on, and counted: its name starts with `train`."""
+    return split.startswith("train")
+
+
 def table(sizes: Mapping[str, int], rule: Rule) -> tuple[Row, ...]:
     """The mixing table, in the order of `sizes`. A source without samples has factor 1 and length 0.
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dataengine.mixing import is_training
 from dataengine.sample import License, Sample
 from pipelines import mix
 from pipelines.markdown import printable
-from pipelines.roles import is_training
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe

@@ -11,12 +11,12 @@ from typing import Any
 
 from dataengine import mixing
 from dataengine.errors import UserError
+from dataengine.mixing import is_training
 from dataengine.store.commits import Commit
 from dataengine.store.dataset import open_dataset
 from dataengine.store.files import Folder
 from pipelines.progress import Progress, silent
 from pipelines.recipe import MixSpec, Recipe, SourceSpec
-from pipelines.roles import is_training
 
 
 class MixError(UserError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dataengine import builder
 from dataengine.builder import IndexReport, OptionError, Outcome, Part, SourceError
 from dataengine.keyed import key_hash
+from dataengine.mixing import is_training
 from dataengine.records import Account
 from dataengine.sample import Image, Sample
 from dataengine.store.dataset import picture_of
@@ -51,11 +52,6 @@ class Found:
 
     parts: tuple[HeldOut, ...]
     missing: Mapping[str, str]
-
-
-def is_training(split: str) -> bool:
-    """Whether samples of a split are trained on: its name starts with `train`."""
-    return split.startswith("train")
 
 
 def find(recipe: Recipe) -> Found:
