@@ -53,9 +53,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a sample stands. unit: number of its row group among all. group: in the shard. row: in the group."""
+    """Where a sample stands. unit: number of its row group among all. group: in the shard. row: in the group.
+
+    task: of its source.
+    """
 
     shard: Shard
+    task: str
     unit: int
     group: int
     row: int
@@ -73,11 +77,13 @@ class Data:
         self._shards: list[Shard] = []
         self._shard_of: list[int] = []
         self._group_of: list[int] = []
+        self._source_of: list[int] = []
         firsts = [0]
         for source in chosen:
             first = firsts[-1]
             start = len(firsts) - 1
             for shard, rows in source.shards:
+                self._source_of += [len(self.sources)] * len(rows)
                 self._shard_of += [len(self._shards)] * len(rows)
                 self._group_of += range(len(rows))
                 self._shards.append(shard)
@@ -93,10 +99,6 @@ class Data:
     def num_samples(self) -> int:
         return int(self._firsts[-1])
 
-    def source_of(self, number: int) -> SourceRows:
-        """The source of a sample."""
-        return next(s for s in self.sources if s.first <= number < s.first + s.num_samples)
-
     def place(self, number: int) -> Place:
         """Where a sample stands.
 
@@ -108,6 +110,7 @@ class Data:
         unit = int(np.searchsorted(self._firsts, number, side="right")) - 1
         return Place(
             shard=self._shards[self._shard_of[unit]],
+            task=self.sources[self._source_of[unit]].task,
             unit=unit,
             group=self._group_of[unit],
             row=number - int(self._firsts[unit]),
