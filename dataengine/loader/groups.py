@@ -116,6 +116,11 @@ class Data:
             row=number - int(self._firsts[unit]),
         )
 
+    def facts_of(self, number: int, source: str) -> dict[str, Any]:
+        """What the manifest of a sample's dataset says of a source, by `SOURCE/SPLIT`."""
+        facts: dict[str, Any] = self.datasets[self.place(number).shard.dataset].manifest["sources"][source]
+        return facts
+
     def rows_of(self, unit: int) -> range:
         """Numbers of the samples of a row group."""
         return range(int(self._firsts[unit]), int(self._firsts[unit + 1]))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 
+import numpy as np
+
 from dataengine.keyed import key_hash
 from dataengine.loader import pages, unpacked
 from dataengine.loader.groups import Data, Place
@@ -47,6 +49,18 @@ class Rows:
         if sample.task != place.task:
             raise DatasetError(f"{sample.sample_id} is of {sample.task!r}, its source is of {place.task}")
         return sample
+
+    def asked_beside(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the samples of a sample's row group ask for, its own conditions among it.
+
+        Returns:
+            (conditions,) number of each one's sample, and (conditions,) its category id.
+        Raises:
+            GroupError: the row group cannot be read.
+        """
+        place = self.data.place(number)
+        rows, categories = self._group(place).asked
+        return rows + self.data.rows_of(place.unit).start, categories
 
     def __getstate__(self) -> dict[str, object]:
         return {"data": self.data, "_scratch": self._scratch}

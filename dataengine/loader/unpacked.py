@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -182,9 +183,18 @@ class Unpacked:
             number = int(np.prod(shape))
             array = np.frombuffer(data, dtype=dtype, count=number, offset=8 + size + at)
             arrays[path] = array.reshape(shape) if len(shape) > 1 else array
-        self._samples = _Structs(
-            "", Sample, _Arrays(arrays=arrays, names=head["names"], same=head["same"], fetch=fetch)
-        )
+        self._arrays = _Arrays(arrays=arrays, names=head["names"], same=head["same"], fetch=fetch)
+        self._samples = _Structs("", Sample, self._arrays)
+
+    @cached_property
+    def asked(self) -> tuple[np.ndarray, np.ndarray]:
+        """(conditions,) the row of each condition, and (conditions,) its category id."""
+        counts = np.diff(self._arrays.arrays["conditions#"])
+        rows = np.repeat(np.arange(self.num_rows), counts)
+        path = "conditions[].category_id"
+        if path in self._arrays.same:
+            return rows, np.full(len(rows), self._arrays.same[path])
+        return rows, self._arrays.arrays[path]
 
     def sample(self, row: int) -> Sample:
         """The sample of a row."""
