@@ -68,13 +68,14 @@ class Place:
 class Data:
     """The samples of one or several datasets, by number. Values travel between processes; no file is kept open.
 
-    sources: in the order of the datasets and their manifests. fingerprint: xxh3-128 (hex) of what numbers mean.
+    sources: in the order of the datasets and their manifests. shards: in the order of the numbers.
+    fingerprint: xxh3-128 (hex) of what numbers mean.
     """
 
     def __init__(self, datasets: Sequence[Dataset], chosen: Sequence[_Source]) -> None:
         self.datasets = tuple(datasets)
         self.sources: tuple[SourceRows, ...] = ()
-        self._shards: list[Shard] = []
+        shards: list[Shard] = []
         self._shard_of: list[int] = []
         self._group_of: list[int] = []
         self._source_of: list[int] = []
@@ -84,13 +85,14 @@ class Data:
             start = len(firsts) - 1
             for shard, rows in source.shards:
                 self._source_of += [len(self.sources)] * len(rows)
-                self._shard_of += [len(self._shards)] * len(rows)
+                self._shard_of += [len(shards)] * len(rows)
                 self._group_of += range(len(rows))
-                self._shards.append(shard)
+                shards.append(shard)
                 for number in rows:
                     firsts.append(firsts[-1] + number)
             starts = np.array(firsts[start:], dtype=np.int64) - first
             self.sources += (SourceRows(name=source.name, task=source.task, first=first, starts=starts),)
+        self.shards = tuple(shards)
         self._firsts = np.array(firsts, dtype=np.int64)
         self.versions = tuple(dataset.manifest["version"] for dataset in datasets)
         self.fingerprint = key_hash(*self.versions, *(f"{s.name}/{s.task}/{s.num_samples}" for s in self.sources)).hex()
@@ -109,7 +111,7 @@ class Data:
             raise DatasetError(f"there is no sample {number}; there are {self.num_samples:,}")
         unit = int(np.searchsorted(self._firsts, number, side="right")) - 1
         return Place(
-            shard=self._shards[self._shard_of[unit]],
+            shard=self.shards[self._shard_of[unit]],
             task=self.sources[self._source_of[unit]].task,
             unit=unit,
             group=self._group_of[unit],

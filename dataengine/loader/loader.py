@@ -21,6 +21,7 @@ from dataengine.errors import ReasonError, UserError
 from dataengine.loader.groups import Data
 from dataengine.loader.order import Draw, Order, Step
 from dataengine.loader.rows import GroupError, Rows
+from dataengine.loader.scratch import Scratch
 from dataengine.sample import Sample
 from dataengine.store.commits import DatasetError
 
@@ -88,6 +89,7 @@ class Loader(Generic[T, B]):
         stop: int | None = None,
         fresh: Fresh | None = None,
         budget: float = 0.01,
+        scratch: Scratch | None = None,
         start_method: str | None = None,
     ) -> None:
         """
@@ -100,6 +102,7 @@ class Loader(Generic[T, B]):
             start, stop: the first step, and the one before which to stop; None: never.
             fresh: draws wording, categories, prompts anew; None: samples as they are stored.
             budget: share of the samples that may be lost, of all that there are; more stops the iteration.
+            scratch: where unpacked row groups are shared with other processes; None: among the temporary files.
             start_method: how workers are started; None: the platform's own for torch.
         Raises:
             UserError: a number that cannot be used.
@@ -113,7 +116,7 @@ class Loader(Generic[T, B]):
         self.data, self.order, self.workers, self.budget = data, order, workers, budget
         self.lost: Counter[str] = Counter()
         self._plans = _Plans(order, rank, world, micro, start, stop)
-        self._maker = _Maker(Rows(data), order, make, collate, fresh)
+        self._maker = _Maker(Rows(data, scratch), order, make, collate, fresh)
         self._start_method = start_method
         self._numbers: set[int] = set()
         self._said: set[str] = set()

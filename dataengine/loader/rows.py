@@ -85,7 +85,7 @@ class Rows:
                 found: Unpacked | GroupError = group
             except (DatasetError, OSError) as error:
                 rows = len(self.data.rows_of(place.unit))
-                found = GroupError(f"{error} (row group {place.group}, {rows} rows)")
+                found = GroupError(f"{' '.join(str(error).split())} (row group {place.group}, {rows} rows)")
             self._groups[place.unit] = found
             while self._bytes > KEPT_BYTES and len(self._groups) > 1:
                 left = self._groups.popitem(last=False)[1]
