@@ -84,10 +84,10 @@ class Redraw:
         rng = self._rng(sample, draw, "categories")
         present = [condition for condition in sample.conditions if condition.objects]
         absent = {c.category_id: c for c in sample.conditions if not c.objects}
-        facts = rows.data.facts_of(draw.number, f"{sample.source}/{sample.split}")
+        facts = rows.data.facts_of(draw.number)
         if facts["builder"] not in FEDERATED:
             known = {thing.category_id for thing in sample.objects} | {c.category_id for c in present}
-            for category in facts["categories"]:
+            for category in facts.get("categories", ()):
                 if category["id"] not in known:
                     other = Condition(kind="phrase", text=category["text"], category_id=category["id"])
                     absent.setdefault(category["id"], other)
@@ -157,7 +157,7 @@ class Redraw:
         rng: np.random.Generator,
     ) -> list[Condition]:
         """Regions of categories that the picture lacks."""
-        if rows.data.facts_of(draw.number, f"{sample.source}/{sample.split}")["builder"] in FEDERATED:
+        if rows.data.facts_of(draw.number)["builder"] in FEDERATED:
             return []
         known = {thing.category_id for thing in sample.objects} | {c.category_id for c in sample.conditions}
         _, categories = rows.asked_beside(draw.number)

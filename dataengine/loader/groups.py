@@ -43,9 +43,10 @@ class SourceRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A file of row groups. dataset: index of its dataset. name, bytes, sha256: as its manifest says."""
+    """A file of row groups. dataset: index of its dataset. source: SOURCE/SPLIT. The rest is as its manifest says."""
 
     dataset: int
+    source: str
     name: str
     bytes: int
     sha256: str
@@ -118,9 +119,10 @@ class Data:
             row=number - int(self._firsts[unit]),
         )
 
-    def facts_of(self, number: int, source: str) -> dict[str, Any]:
-        """What the manifest of a sample's dataset says of a source, by `SOURCE/SPLIT`."""
-        facts: dict[str, Any] = self.datasets[self.place(number).shard.dataset].manifest["sources"][source]
+    def facts_of(self, number: int) -> dict[str, Any]:
+        """What the manifest says of a sample's source: builder, task, categories."""
+        shard = self.place(number).shard
+        facts: dict[str, Any] = self.datasets[shard.dataset].manifest["sources"][shard.source]
         return facts
 
     def rows_of(self, unit: int) -> range:
@@ -194,6 +196,8 @@ def open_data(
                 found.setdefault(names[name], _Source(name=names[name], task=facts["task"], shards=[]))
         for entry in dataset.manifest["shards"]:
             if entry["split"] in splits if splits is not None else is_training(entry["split"]):
+                if f"{entry['source']}/{entry['split']}" not in dataset.manifest["sources"]:
+                    raise DatasetError(f"{dataset.folder.uri}: {entry['name']} is of a source that is not described")
                 found[names[entry["source"]]].shards.append((_shard(dataset, number, entry), [entry["rows"]]))
     _check_known("source", sources, [source.name for source in found.values()])
     _check_known("task", tasks, [source.task for source in found.values()])
@@ -224,7 +228,8 @@ def _shard(dataset: Dataset, number: int, entry: dict[str, Any]) -> Shard:
     path = PurePosixPath(entry["name"])
     if path.is_absolute() or ".." in path.parts:
         raise DatasetError(f"{dataset.folder.uri}: shard {entry['name']!r} is not in the dataset's folder")
-    return Shard(dataset=number, name=entry["name"], bytes=entry["bytes"], sha256=entry["sha256"])
+    source = f"{entry['source']}/{entry['split']}"
+    return Shard(dataset=number, source=source, name=entry["name"], bytes=entry["bytes"], sha256=entry["sha256"])
 
 
 def _check_known(what: str, wanted: Collection[str] | None, known: Collection[str]) -> None:
