@@ -49,9 +49,15 @@ def save_pretrained(model: nn.Module, folder: str | Path, config: XSamConfig, *,
     Raises:
         CheckpointError: a weight has no values (device `meta`).
     """
+    save_state(model.state_dict(), folder, config, max_shard_size=max_shard_size)
+
+
+def save_state(
+    state: dict[str, Tensor], folder: str | Path, config: XSamConfig, *, max_shard_size: str = "5GB"
+) -> None:
+    """`save_pretrained` of a state dict."""
     from huggingface_hub import save_torch_state_dict
 
-    state = model.state_dict()
     if empty := [name for name, tensor in state.items() if tensor.is_meta]:
         raise CheckpointError(f"{folder}: weights without values cannot be saved: {some_of(empty)}")
     target = Path(folder)

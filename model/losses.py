@@ -105,6 +105,18 @@ class Targets:
         return Targets(labels=self.labels.to(device), masks=self.masks.to(device))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What sums are divided by where a batch is only a part of a step; each () float32, above 0.
+
+    tokens: labelled ids. masks: targets. classes: weights of the class term, `class_weights`.
+    """
+
+    tokens: Tensor
+    masks: Tensor
+    classes: Tensor
+
+
 def read_masks(target: Tensor | Runs, chosen: Tensor, points: Tensor) -> Tensor:
     """Masks at points, bilinearly, zero outside: as `read_points` of float maps, without making such maps.
 
@@ -129,7 +141,11 @@ def read_masks(target: Tensor | Runs, chosen: Tensor, points: Tensor) -> Tensor:
 
 
 def segmentation_losses(
-    outputs: SegOutputs, targets: Sequence[Targets], config: DecoderConfig, draws: Draws
+    outputs: SegOutputs,
+    targets: Sequence[Targets],
+    config: DecoderConfig,
+    draws: Draws,
+    totals: Totals | None = None,
 ) -> dict[str, Tensor]:
     """All weighted terms; their sum is the loss.
 
@@ -140,6 +156,7 @@ def segmentation_losses(
     Args:
         outputs: of R rows.
         targets: R of them, on any device; only labels on the CPU can be checked without a wait.
+        totals: of all that is learned from together; None: these rows, and the targets of other processes.
     Raises:
         ValueError: a label is none of the classes.
     """
@@ -149,13 +166,14 @@ def segmentation_losses(
             raise ValueError(f"labels must be below {num_classes}, the number of classes: {target.labels.tolist()}")
     targets = [target.to(device) for target in targets]
     matched = match(outputs, targets, config, draws)
-    num_masks = count_masks(targets, device)
+    num_masks = count_masks(targets, device) if totals is None else totals.masks
+    weight = None if totals is None else totals.classes
     last = len(outputs.class_logits) - 1
     terms: dict[str, Tensor] = {}
     for index in (last, *range(last)):
         suffix = "" if index == last else f"_{index}"
         pairs = matched[index]
-        classes = class_loss(outputs.class_logits[index], targets, pairs, config.no_object)
+        classes = class_loss(outputs.class_logits[index], targets, pairs, config.no_object, weight)
         mask, dice = mask_losses(outputs.mask_logits[index], targets, pairs, config, draws, index)
         terms[f"loss_mask{suffix}"] = config.mask_weight * mask / num_masks
         terms[f"loss_dice{suffix}"] = config.dice_weight * dice / num_masks
@@ -186,16 +204,35 @@ def match(outputs: SegOutputs, targets: Sequence[Targets], config: DecoderConfig
     return [pairs[start : start + rows] for start in range(0, len(pairs), rows)]
 
 
-def class_loss(class_logits: Tensor, targets: Sequence[Targets], pairs: Sequence[Pairs], no_object: float) -> Tensor:
+def class_loss(
+    class_logits: Tensor,
+    targets: Sequence[Targets],
+    pairs: Sequence[Pairs],
+    no_object: float,
+    total_weight: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of all queries, weighted mean; those without a target belong to the last class, of weight
-    `no_object`."""
+    `no_object`.
+
+    total_weight: what the weighted sum is divided by; None: the weights of these queries.
+    """
     rows, queries, classes = class_logits.shape
     wanted = torch.full((rows, queries), classes - 1, dtype=torch.int64, device=class_logits.device)
     for row, (target, (matched, which)) in enumerate(zip(targets, pairs, strict=True)):
         wanted[row, matched] = target.labels[which]
     weight = torch.ones(classes, device=class_logits.device)
     weight[-1] = no_object
-    return functional.cross_entropy(class_logits.flatten(0, 1).float(), wanted.flatten(), weight)
+    logits = class_logits.flatten(0, 1).float()
+    if total_weight is None:
+        return functional.cross_entropy(logits, wanted.flatten(), weight)
+    return functional.cross_entropy(logits, wanted.flatten(), weight, reduction="sum") / total_weight
+
+
+def class_weights(num_targets: int, queries: int, no_object: float) -> float:
+    """The weights of a row's queries in the class term: as many targets as have a query weigh 1, the rest
+    `no_object`."""
+    matched = min(num_targets, queries)
+    return matched + no_object * (queries - matched)
 
 
 def mask_losses(

@@ -23,7 +23,7 @@ from model import regions
 from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
 from model.encoders import ImageEncoder, set_checkpointing
-from model.losses import Draws, Runs, Targets, segmentation_losses, total
+from model.losses import Draws, Runs, Targets, Totals, segmentation_losses, total
 from model.projectors import Connector, Projector
 from model.regions import RegionSampler
 from model.segmentor import PixelFeatures, Segmentor, SegOutputs
@@ -223,11 +223,21 @@ class XSam(nn.Module):
 
     # --- what it is asked for -------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch, points: Draws, prompts: regions.Draws = regions.FIXED) -> Losses:
+    def forward(
+        self,
+        batch: Batch,
+        points: Draws,
+        prompts: regions.Draws = regions.FIXED,
+        totals: Totals | None = None,
+        touch: bool = False,
+    ) -> Losses:
         """The losses of a batch whose answers are given.
 
         Args:
             points: where the mask losses look. prompts: where region tokens look.
+            totals: what sums are divided by where the batch is a part of a step; None: what the batch has itself.
+            touch: let the encoders' gradients be 0, not missing, where nothing is learned of the pictures; processes
+                that share out the weights must all go the same way back.
         """
         seen = self.see(batch)
         outputs, language = None, torch.zeros((), device=batch.images.device)
@@ -237,7 +247,7 @@ class XSam(nn.Module):
             outputs = self.segmentor(self._features(seen, batch.images))
         else:
             read = self.read(batch, seen, prompts)
-            language = self._language_loss(read)
+            language = self._language_loss(read, totals)
             if read.vectors is not None and seen is not None:
                 outputs = self.segment(read.vectors, seen, batch.images)
         terms: dict[str, Tensor] = {}
@@ -245,18 +255,23 @@ class XSam(nn.Module):
             targets = [
                 Targets(labels=target.labels, masks=Runs.of_rles(target.rles, target.size)) for target in batch.targets
             ]
-            terms = segmentation_losses(outputs, targets, self.config.decoder, points)
+            terms = segmentation_losses(outputs, targets, self.config.decoder, points, totals)
+        if touch and seen is not None:
+            states = seen.levels if seen.image_tokens is None else (seen.image_tokens, *seen.levels)
+            language = language + 0.0 * torch.stack([state.float().sum() for state in states]).sum()
         segmentation = total(terms) if terms else torch.zeros_like(language)
         return Losses(loss=language + segmentation, language=language, segmentation=segmentation, terms=terms)
 
-    def _language_loss(self, read: Read) -> Tensor:
+    def _language_loss(self, read: Read, totals: Totals | None) -> Tensor:
         """Mean cross-entropy of the labelled ids, each told by the state before it; logits are made for those only."""
         labels = read.assembled.labels[:, 1:]
         is_learned = labels != IGNORED
         logits = self.llm.get_output_embeddings()(read.states[:, :-1][is_learned])
         if not len(logits):
             return read.states.sum() * 0.0
-        return functional.cross_entropy(logits.float(), labels[is_learned])
+        if totals is None:
+            return functional.cross_entropy(logits.float(), labels[is_learned])
+        return functional.cross_entropy(logits.float(), labels[is_learned], reduction="sum") / totals.tokens
 
     @torch.no_grad()
     def answer(self, batch: Batch, seen: Seen | None = None) -> SegOutputs | None:
