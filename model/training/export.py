@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -75,7 +76,8 @@ def _whole(model: XSam) -> dict[str, Tensor]:
 
     if not isinstance(model, FSDPModule):
         return model.state_dict() if not parallel.rank() else {}
-    whole: dict[str, Tensor] = get_model_state_dict(
+    whole: Mapping[str, Tensor] = get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )  # type: ignore[assignment]
-    return whole
+    # they are parts of larger blocks of memory, which safetensors does not take
+    return {name: tensor.clone() for name, tensor in whole.items()}

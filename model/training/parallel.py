@@ -5,6 +5,7 @@ Launched by `torchrun`, `accelerate launch`, Ray Train or as a single process; a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -138,6 +139,8 @@ def shard(model: XSam, stage: Stage) -> None:
         raise StageError(f"{stage.name}: parallel: fsdp shares weights among processes; launch several")
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise StageError(f"{stage.name}: parallel: fsdp needs torch 2.13 or later")
+    # no loss is changed in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     of_blocks = low if stage.precision == "bf16" else MixedPrecisionPolicy()
     for block in blocks(model):
@@ -146,6 +149,24 @@ def shard(model: XSam, stage: Stage) -> None:
     whole.set_reduce_scatter_unused_params(True)
     for method in ("see", "answer", "generate"):
         register_fsdp_forward_method(model, method)
+
+
+@torch.no_grad()
+def drop_unused(parameters: Sequence[nn.Parameter]) -> None:
+    """Take the gradients away that are 0 in all processes: of what a step did not use, as without sharing."""
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    if not given:
+        return
+    flags = [_own(parameter.grad).any() for parameter in given]
+    for parameter, is_used in zip(given, add_up(torch.stack(flags).int()).tolist(), strict=True):
+        if not is_used:
+            parameter.grad = None
+
+
+def _own(gradient: Tensor | None) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient  # type: ignore[return-value]
 
 
 def blocks(model: XSam) -> list[nn.Module]:

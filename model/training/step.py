@@ -109,7 +109,9 @@ class Learner:
             found.append(self._learn(batch, number, totals, 0.0 if micro.stand_in else 1.0))
             seconds += time.perf_counter() - start
         start = time.perf_counter()
-        if not self.is_sharded:
+        if self.is_sharded:
+            parallel.drop_unused(self.weights)
+        else:
             parallel.add_gradients(self.weights)
         norm = self._clip()
         summed = torch.stack(found).sum(0)
