@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -169,16 +169,17 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Told(Loader):
-    """Writes down the samples of each step, and ends the process at one of them by a signal."""
+    """Writes down the samples of each step, and sends its process signals when one of them is asked for."""
 
     file: str = ""
     end: int | None = None
-    by: int = signal.SIGKILL
+    by: Sequence[int] = ()
 
     def __call__(self, start: int) -> Iterator[Micro]:
         for micro in super().__call__(start):
-            if micro.step == self.end:
-                os.kill(os.getpid(), self.by)
+            if micro.step == self.end and not micro.index:
+                for number in self.by:
+                    os.kill(os.getpid(), number)
             with open(self.file, "a") as file:
                 file.write(json.dumps([micro.step, *micro.sample_ids]) + "\n")
             yield micro
@@ -187,8 +188,9 @@ class Told(Loader):
 def main(arguments: str) -> None:
     """Train several runs, each in processes of its own that are forked from this one.
 
-    arguments: JSON, a list of runs: {"out", "world", "stage": changes, "resume", "end", "by"}. Prints the exit codes of
-    each run's processes.
+    arguments: JSON, a list of runs: {"out", "world", "stage": changes, "tasks", "resume", "end": a step,
+            "by": signals, "of": the rank that gets them, "largest": bytes of a file}. Prints the exit codes of each
+            run's processes.
     """
     torch.set_num_threads(1)
     for number, wanted in enumerate(json.loads(arguments)):
@@ -219,6 +221,8 @@ def _train(number: int, rank: int, wanted: dict[str, Any]) -> None:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{out}/meeting-{number}", rank=rank, world_size=world
         )
+    if "largest" in wanted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wanted["largest"],) * 2)
     stage = dataclasses.replace(PLAIN, **wanted.get("stage", {}))
     loader = Told(
         stage=stage,
@@ -226,8 +230,8 @@ def _train(number: int, rank: int, wanted: dict[str, Any]) -> None:
         world=world,
         tasks=tuple(wanted.get("tasks", TASKS)),
         file=f"{out}-{rank}.ids",
-        end=wanted.get("end"),
-        by=wanted.get("by", signal.SIGKILL),
+        end=wanted.get("end") if rank == wanted.get("of", 0) else None,
+        by=wanted.get("by", ()),
     )
     result = train(
         stage, fresh(), data_of(loader), out, cpu=True, resume=wanted.get("resume", False), say=lambda _: None
