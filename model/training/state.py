@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 STATE = "state.json"
 MAX_STATE = 1 << 24  # bytes
+FILE = 1 << 31  # bytes of weights in a file of a checkpoint, all processes' parts of it together
 _NAME = re.compile(r"step-(\d{8,})")
 _SAMPLED = 64  # numbers of each frozen weight that its digest looks at
 
@@ -71,9 +72,8 @@ class Checkpoints:
         place, problem = self.folder / staged, ""
         try:
             place.mkdir(parents=True, exist_ok=True)
-            _quietly(
-                dcp.save, dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
-            )
+            writer = dcp.HuggingFaceStorageWriter(str(place), _files(tensors), save_distributed=True)
+            _quietly(dcp.save, dict(tensors), storage_writer=writer)
             parallel.wait()
             files = sorted(place.iterdir())[self.processes.rank :: self.processes.world]
             mine = {file.name: _settle(file) for file in files}
@@ -208,6 +208,17 @@ def _like(parameter: Tensor) -> Tensor:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of the file, from 1, that each tensor goes to: a file is put together in memory."""
+    number, size, places = 1, 0, dict[str, int]()
+    for name, tensor in tensors.items():
+        if size and size + tensor.nbytes > FILE:
+            number, size = number + 1, 0
+        places[name] = number
+        size += tensor.nbytes
+    return places
 
 
 def _settle(file: Path) -> dict[str, Any]:
