@@ -109,7 +109,8 @@ class Checkpoints:
 
         stored = stored_shapes(found)
         wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wrong := sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)):
+        if wrong := [name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)]:
+            wrong.sort(key=lambda name: (not name.startswith("weights."), name))
             shown = ", ".join(f"{n} (stored {stored.get(n)}, wanted {wanted.get(n)})" for n in wrong[:5])
             raise StateError(f"{found.folder}: {len(wrong)} weights are not those of this run: {shown}")
         try:
