@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import shutil
+import signal
 import threading
 from dataclasses import dataclass, replace
 
@@ -24,7 +27,9 @@ from model.xsam import XSam  # noqa: E402
 from tests.model.training.runs import CONFIG, PLAIN, TASKS, Loader, data_of, fresh, metrics, run  # noqa: E402
 
 ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
-SHORT = replace(PLAIN, steps=2)
+SHORT = replace(PLAIN, steps=2, save_every=0)
+FROZEN = replace(SHORT, frozen=("llm",))
+WORDS = ("chat",)  # of which a step is short
 
 
 def learner(stage=PLAIN, model=None):
@@ -127,10 +132,18 @@ def test_a_loss_that_is_no_number_stops_with_its_samples_and_how_to_reproduce_th
     assert kept.name == "step-00000001"
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two steps, with the language model frozen."""
+    out = tmp_path_factory.mktemp("finished")
+    run(FROZEN, out, Loader(stage=FROZEN, tasks=WORDS))
+    return out
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"stage": replace(SHORT, lr=1.0)}, r"stage\.lr: was 0\.001, is 1\.0"),
+        ({"stage": replace(FROZEN, lr=1.0)}, r"stage\.lr: was 0\.001, is 1\.0"),
         ({"fingerprint": "other"}, "the dataset: was f, is other"),
         ({"order": {"seed": 2}}, "the order of samples"),
         ({"model": 1}, "the weights that are not learned"),
@@ -138,15 +151,14 @@ def test_a_loss_that_is_no_number_stops_with_its_samples_and_how_to_reproduce_th
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-@pytest.mark.parametrize("frozen", [("llm",)])
-def test_another_run_is_not_gone_on_with(tmp_path, changed, said, frozen):
-    stage = replace(SHORT, frozen=frozen)
-    run(stage, tmp_path)
-    stage = replace(changed.get("stage", stage), frozen=frozen)
-    data = data_of(Loader(stage=stage), **{k: v for k, v in changed.items() if k in ("fingerprint", "order")})
+def test_another_run_is_not_gone_on_with(finished, changed, said):
+    stage = changed.get("stage", FROZEN)
+    data = data_of(
+        Loader(stage=stage, tasks=WORDS), **{k: v for k, v in changed.items() if k in ("fingerprint", "order")}
+    )
     model = fresh(seed=changed.get("model", 0))
     with pytest.raises(StateError, match=said):
-        loop.train(stage, model, data, tmp_path, resume=changed.get("resume", True), cpu=True, say=lambda _: None)
+        loop.train(stage, model, data, finished, resume=changed.get("resume", True), cpu=True, say=lambda _: None)
 
 
 def test_what_cannot_be_learned_is_told_before_anything_is_written(tmp_path):
@@ -171,6 +183,20 @@ def test_a_loader_that_leaves_something_out(tmp_path, broken):
         run(PLAIN, tmp_path, loader)
 
 
+def test_data_that_fails_because_its_workers_were_asked_to_stop_too_ends_in_a_checkpoint(tmp_path):
+    def loader(start):
+        for micro in Loader(stage=PLAIN, tasks=WORDS)(start):
+            if micro.step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("DataLoader worker is killed by signal")
+            yield micro
+
+    loader.tasks = WORDS
+    result = run(replace(SHORT, save_every=0), tmp_path, loader)
+    assert (result.steps, result.signal) == (1, signal.SIGTERM)
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +210,7 @@ def test_evaluation_and_export_have_the_average_and_the_logs_everything(tmp_path
 
     stage = replace(SHORT, ema=0.9, evaluate_every=1, log_every=1)
     model, said = fresh(), []
-    data = data_of(Loader(stage=stage))
+    data = data_of(Loader(stage=stage, tasks=("genseg",)))
     result = loop.train(stage, model, data, tmp_path, evaluate=evaluate, cpu=True, say=said.append)
     assert (result.steps, result.signal) == (2, None)
     assert len(seen) == 2
@@ -200,18 +226,19 @@ def test_evaluation_and_export_have_the_average_and_the_logs_everything(tmp_path
     assert any("data wait" in line and "samples/s" in line for line in said)
 
 
-def test_a_finished_run_that_is_resumed_exports_again(tmp_path):
-    run(SHORT, tmp_path)
-    before = read_state(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    assert run(SHORT, tmp_path, resume=True).steps == 2
-    for name, weight in read_state(tmp_path / "model").items():
+def test_a_finished_run_that_is_resumed_exports_again(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    before = read_state(copy / "model")
+    (copy / "model" / "model.safetensors").unlink()
+    assert run(FROZEN, copy, Loader(stage=FROZEN, tasks=WORDS), resume=True).steps == 2
+    for name, weight in read_state(copy / "model").items():
         assert torch.equal(weight, before[name]), name
 
 
 def test_it_runs_in_a_thread_where_signals_are_not_its_own(tmp_path):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(run(replace(PLAIN, steps=1), tmp_path)))
+    results, stage = [], replace(SHORT, steps=1)
+    thread = threading.Thread(target=lambda: results.append(run(stage, tmp_path, Loader(stage=stage, tasks=WORDS))))
     thread.start()
     thread.join()
     assert results[0].steps == 1
@@ -232,19 +259,30 @@ def test_lines_after_the_checkpoint_are_dropped_from_the_log(tmp_path):
         {"precision": "bf16"},
         {"precision": "pure-bf16"},
         {"checkpointing": True},
-        {"prompt_swap": True, "shared_phrases": True},
     ],
     ids=str,
 )
-def test_other_ways_to_run_are_near(tmp_path, changed):
+def test_other_ways_to_run_are_near(changed, plain):
     stage = replace(SHORT, **changed)
-    run(SHORT, tmp_path / "plain")
-    run(stage, tmp_path / "other")
-    plain, other = metrics(tmp_path / "plain"), metrics(tmp_path / "other")
-    rel = 0.05 if "precision" in changed else 1e-4
-    if not changed.get("prompt_swap"):
-        assert [r["loss"] for r in other] == pytest.approx([r["loss"] for r in plain], rel=rel)
-    assert all(math.isfinite(record["loss"]) for record in other)
+    model = fresh().bfloat16() if stage.precision == "pure-bf16" else fresh()
+    model.set_checkpointing(stage.checkpointing)
+    other = learner(stage, model)
+    losses = [other.step(step, micros(stage, step)).parts["loss"] for step in range(2)]
+    assert losses == pytest.approx(plain, rel=0.05 if "precision" in changed else 1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Losses of two steps."""
+    ours = learner(SHORT)
+    return [ours.step(step, micros(SHORT, step)).parts["loss"] for step in range(2)]
+
+
+def test_regions_are_shown_by_others_of_their_category():
+    together = micros(SHORT, 0)
+    losses = [learner(replace(SHORT, prompt_swap=swaps)).step(0, together).parts["loss"] for swaps in (True, False)]
+    assert losses[0] != losses[1]
+    assert all(map(math.isfinite, losses))
 
 
 # --- adapters and stages ---------------------------------------------------------------------------------------------
