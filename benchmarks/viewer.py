@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from dataengine.sample import arrow_schema
 from dataengine.store.commits import canonical_json, version_of
 from dataengine.store.shards import ROW_GROUP_ROWS, shard_schema
 
-TASKS = ("genseg", "vgdseg", "refseg", "chat")
 KINDS = ("point", "scribble", "box", "mask")
 CATEGORIES = 80
 OBJECTS = 5  # of a row, on average
@@ -34,15 +33,20 @@ table chair window tree sky water boat kite ball grass field building sign bench
 where find segment please show every each picture image side corner middle top bottom woman man child""".split()  # noqa: SIM905
 
 
-def write_dataset(out: Path, rows: int, shards: int, seed: int = 0) -> Path:
-    """A finished dataset of made rows whose pictures are elsewhere; only its masks, prompts and texts are varied."""
+def write_dataset(
+    out: Path, rows: int, shards: int, seed: int = 0, tasks: Sequence[str] = ("genseg", "vgdseg", "refseg", "chat")
+) -> Path:
+    """A finished dataset of made rows whose pictures are elsewhere; only its masks, prompts and texts are varied.
+
+    tasks: of its rows, drawn.
+    """
     (out / "shards").mkdir(parents=True)
     rng = np.random.default_rng(seed)
     bounds = np.linspace(0, rows, shards + 1).astype(int)
     entries = []
     for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
         name = f"shards/train-{number:05d}-of-{shards:05d}.parquet"
-        _write_shard(out / name, start, stop, rng)
+        _write_shard(out / name, start, stop, rng, tasks)
         data = (out / name).read_bytes()
         entries.append(
             {
@@ -71,15 +75,15 @@ def write_dataset(out: Path, rows: int, shards: int, seed: int = 0) -> Path:
     return out
 
 
-def _write_shard(path: Path, start: int, stop: int, rng: np.random.Generator) -> None:
+def _write_shard(path: Path, start: int, stop: int, rng: np.random.Generator, tasks: Sequence[str]) -> None:
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, shard_schema(), compression="zstd") as writer:
         for first in range(start, stop, ROW_GROUP_ROWS):
-            writer.write_table(_table(first, min(first + ROW_GROUP_ROWS, stop), rng))
+            writer.write_table(_table(first, min(first + ROW_GROUP_ROWS, stop), rng, tasks))
 
 
-def _table(start: int, stop: int, rng: np.random.Generator):
+def _table(start: int, stop: int, rng: np.random.Generator, tasks: Sequence[str]):
     """Rows as one table, put together column by column."""
     import pyarrow as pa
 
@@ -88,7 +92,7 @@ def _table(start: int, stop: int, rng: np.random.Generator):
     counts = rng.integers(1, 2 * OBJECTS, num)
     total = int(counts.sum())
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    task = rng.integers(0, len(TASKS), num)
+    task = rng.integers(0, len(tasks), num)
     keys = [f"{n:012d}.jpg" for n in range(start, stop)]
     model = rng.random(total) < 0.3
     rles = _rles()
@@ -165,8 +169,8 @@ def _table(start: int, stop: int, rng: np.random.Generator):
     )
     image = schema.field("image").type
     columns = {
-        "sample_id": pa.array([f"made/train/{key}/{TASKS[t]}" for key, t in zip(keys, task.tolist(), strict=True)]),
-        "task": pa.array(np.array(TASKS, dtype=object)[task]),
+        "sample_id": pa.array([f"made/train/{key}/{tasks[t]}" for key, t in zip(keys, task.tolist(), strict=True)]),
+        "task": pa.array(np.array(tasks, dtype=object)[task]),
         "variant": pa.array(["instance"] * num),
         "source": pa.array(["made"] * num),
         "split": pa.array(["train"] * num),
