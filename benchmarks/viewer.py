@@ -167,7 +167,8 @@ def _table(start: int, stop: int, rng: np.random.Generator, tasks: Sequence[str]
         ),
         fields=list(condition_type),
     )
-    image = schema.field("image").type
+    image, provenance = schema.field("image").type, schema.field("provenance").type
+    made = {name: pa.array(["made"] * num) for name in ("file", "record", "builder")}
     columns = {
         "sample_id": pa.array([f"made/train/{key}/{tasks[t]}" for key, t in zip(keys, task.tolist(), strict=True)]),
         "task": pa.array(np.array(tasks, dtype=object)[task]),
@@ -183,6 +184,7 @@ def _table(start: int, stop: int, rng: np.random.Generator, tasks: Sequence[str]
         "turns": pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * num + 1, 2, dtype=np.int32)), turns),
         "objects": pa.ListArray.from_arrays(pa.array(offsets), objects),
         "conditions": pa.ListArray.from_arrays(pa.array(offsets), conditions),
+        "provenance": pa.StructArray.from_arrays(_columns(provenance, num, **made), fields=list(provenance)),
         "references": _empty(schema.field("references").type, num),
     }
     return pa.Table.from_arrays(_columns(pa.struct(list(schema)), num, **columns), schema=schema)

@@ -14,7 +14,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from dataengine.errors import ReasonError, UserError
@@ -116,7 +116,8 @@ class Loader(Generic[T, B]):
         self.data, self.order, self.workers, self.budget = data, order, workers, budget
         self.lost: Counter[str] = Counter()
         self._plans = _Plans(order, rank, world, micro, start, stop)
-        self._maker = _Maker(Rows(data, scratch), order, make, collate, fresh)
+        self._allowed = int(budget * data.num_samples)
+        self._maker = _Maker(Rows(data, scratch), order, make, collate, fresh, self._allowed)
         self._start_method = start_method
         self._numbers: set[int] = set()
         self._said: set[str] = set()
@@ -161,11 +162,10 @@ class Loader(Generic[T, B]):
             if lost.message not in self._said:
                 self._said.add(lost.message)
                 logger.warning("lost at step %d: %s", micro.step, lost.message)
-        allowed = self.budget * self.data.num_samples
-        if micro.lost and len(self._numbers) > allowed:
+        if micro.lost and len(self._numbers) > self._allowed:
             raise DatasetError(
                 f"{len(self._numbers)} samples cannot be used by step {micro.step}, of {self.data.num_samples:,}; the "
-                f"budget of {self.budget:g} allows {int(allowed)}. The last one: {micro.lost[-1].message}"
+                f"budget of {self.budget:g} allows {self._allowed}. The last one: {micro.lost[-1].message}"
             )
 
 
@@ -209,8 +209,10 @@ class _Maker:
         make: Callable[[Sample, Draw], Any],
         collate: Callable[[list[Any]], Any],
         fresh: Fresh | None,
+        allowed: int,
     ) -> None:
         self._rows, self._order, self._make, self._collate, self._fresh = rows, order, make, collate, fresh
+        self._allowed = allowed
 
     def __getitem__(self, plan: _Plan) -> Micro[Any] | UserError:
         ids, made, lost = [], [], []
@@ -223,13 +225,10 @@ class _Maker:
                 made.append(found[1])
         stand_in = not made
         if stand_in:
-            others = (self._one(draw) for draw in self._order.after(plan.step))
-            for other in others:
-                if not isinstance(other, Lost):
-                    ids, made = [other[0]], [other[1]]
-                    break
-            else:
-                return DatasetError(f"step {plan.step.number}: no sample of {plan.step.task} can be used")
+            other = self._stand_in(plan.step)
+            if isinstance(other, DatasetError):
+                return other
+            ids, made = [other[0]], [other[1]]
         return Micro(
             step=plan.step.number,
             epoch=plan.step.epoch,
@@ -241,6 +240,16 @@ class _Maker:
             lost=tuple(lost),
             stand_in=stand_in,
         )
+
+    def _stand_in(self, step: Step) -> tuple[str, Any] | DatasetError:
+        """The next draw of the task that can be used; more that cannot than may be lost are an error."""
+        message = ""
+        for draw in islice(self._order.after(step), self._allowed + 1):
+            found = self._one(draw)
+            if not isinstance(found, Lost):
+                return found
+            message = found.message
+        return DatasetError(f"step {step.number}: no sample of {step.task} can be used in its place: {message}")
 
     def _one(self, draw: Draw) -> tuple[str, Any] | Lost:
         """A sample's id and what was made of it; or why it cannot be used."""
