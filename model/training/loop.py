@@ -35,9 +35,10 @@ class Data:
     """What a run reads.
 
     loader: gives this process's micro-batches from a step on, steps in order, and those of one in order; called with
-    (first step) after processes have met. tasks: those it has. fingerprint: of the dataset; order: settings that say
+    the first step after processes have met. tasks: those it has. fingerprint: of the dataset; order: settings that say
     which samples a step takes, values of JSON; a resume must find both as they were. place: the dataset of a sample,
-    for the command that reproduces it.
+    for the command that reproduces it. described, check_same: what is stored of the data besides, as values of JSON,
+    and what raises UserError, with what changed, when it is given that and the data is another.
     """
 
     loader: Loader
@@ -46,6 +47,8 @@ class Data:
     fingerprint: str
     order: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     place: Callable[[str], str] = lambda sample_id: "DATASET"
+    described: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check_same: Callable[[dict[str, Any]], None] = lambda described: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +91,9 @@ def train(
         evaluate: gives scores by name of a model after so many steps, which go to the logs; all processes call it.
         cpu: leave accelerators alone.
     Raises:
-        StageError: it cannot be trained so; nothing was done. StateError: `out` holds another run, or a checkpoint
-            cannot be read or written. LossError: a loss is not finite; the message has the samples and how to
-            reproduce them.
+        StageError: it cannot be trained so; nothing was done. UserError: the data is not what the run began with.
+            StateError: `out` holds another run, or a checkpoint cannot be read or written. LossError: a loss is not
+            finite; the message has the samples and how to reproduce them.
     """
     processes = parallel.join(cpu)
     run = _Run(stage, model, data, Path(out), processes, evaluate)
@@ -136,6 +139,7 @@ class _Run:
             raise state.StateError(
                 f"{self.out}: holds a run of {found.step:,} steps; resume it, or take another folder"
             )
+        self.data.check_same(found.run.get("data", {}))
         if changed := self._changed(found.run):
             raise state.StateError("\n".join([f"{found.folder}: another run; it cannot be gone on with:", *changed]))
         state.restore(self.checkpoints, found, self.model, self.optimizer, self.average)
@@ -147,7 +151,8 @@ class _Run:
     def go(self, start: int, asked: _Asked, log: logs.Log) -> Result:
         """All steps from `start` on, or until a signal."""
         meter, loss, done = logs.Meter(), float("nan"), start
-        for waited, micros in _steps(self.data.loader(start) if start < self.steps else (), start, self.steps):
+        read = self.data.loader(start) if start < self.steps else ()
+        for waited, micros in _steps(read, start, self.steps, self._may_fail(asked)):
             rate = optim.set_rates(self.optimizer, self.stage, done, self.steps, self.data.steps_per_epoch)
             try:
                 taken = self.learner.step(done, micros, lambda: asked.signal is not None)
@@ -161,20 +166,28 @@ class _Run:
                 self._tell(log, meter, done, rate, taken, micros)
             before = time.perf_counter()
             if taken.stop:
-                self._save(done)
-                return Result(
-                    steps=done, signal=max(number or 0 for number in parallel.gather(asked.signal)), loss=loss
-                )
+                return self._stopped(done, asked, loss)
             if self._is_due(done, self.stage.save_every):
                 self._save(done)
             if self._is_due(done, self.stage.evaluate_every):
                 self._evaluate(log, done)
             meter.leave_out(time.perf_counter() - before)
+        if done < self.steps and asked.signal is not None:
+            return self._stopped(done, asked, loss)
         if done < self.steps:
             raise StageError(f"{self.stage.name}: the data ended after {done:,} of {self.steps:,} steps")
         with self._averaged():
             exporting.export(self.model, self.out / EXPORT)
         return Result(steps=done, signal=None, loss=loss)
+
+    def _stopped(self, done: int, asked: _Asked, loss: float) -> Result:
+        self._save(done)
+        return Result(steps=done, signal=max(number or 0 for number in parallel.gather(asked.signal)), loss=loss)
+
+    def _may_fail(self, asked: _Asked) -> Callable[[], bool]:
+        """Whether data that fails means the end: its workers may have got the signal that stops the run, too. Among
+        several processes the others would wait for this one's next step."""
+        return lambda: asked.signal is not None and self.processes.world == 1
 
     def _is_due(self, done: int, every: int) -> bool:
         return done == self.steps or (every > 0 and done % every == 0)
@@ -187,6 +200,7 @@ class _Run:
         described = {
             "stage": dataclasses.asdict(self.stage),
             "fingerprint": self.data.fingerprint,
+            "data": dict(self.data.described),
             "order": dict(self.data.order),
             "frozen": self.frozen,
             "steps": self.steps,
@@ -263,9 +277,13 @@ def _prepared(stage: Stage, model: XSam, data: Data, processes: parallel.Process
     return model.train()
 
 
-def _steps(micros: Iterable[Micro], start: int, stop: int) -> Iterator[tuple[float, list[Micro]]]:
+def _steps(
+    micros: Iterable[Micro], start: int, stop: int, may_fail: Callable[[], bool]
+) -> Iterator[tuple[float, list[Micro]]]:
     """The micro-batches of each step, and how long they were waited for.
 
+    Args:
+        may_fail: whether an error of the loader is the end of the data.
     Raises:
         UserError: the loader leaves something out.
     """
@@ -273,7 +291,12 @@ def _steps(micros: Iterable[Micro], start: int, stop: int) -> Iterator[tuple[flo
     for number in range(start, stop):
         before, together = time.perf_counter(), list[Micro]()
         while not together or len(together) < together[0].count:
-            micro = next(source, None)
+            try:
+                micro = next(source, None)
+            except Exception:
+                if not may_fail():
+                    raise
+                return
             if micro is None:
                 return
             if micro.step != number or micro.index != len(together):

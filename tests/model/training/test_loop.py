@@ -140,11 +140,16 @@ def finished(tmp_path_factory):
     return out
 
 
+def _refuse(described):
+    raise StateError("another dataset")
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"stage": replace(FROZEN, lr=1.0)}, r"stage\.lr: was 0\.001, is 1\.0"),
         ({"fingerprint": "other"}, "the dataset: was f, is other"),
+        ({"check_same": _refuse}, "another dataset"),
         ({"order": {"seed": 2}}, "the order of samples"),
         ({"model": 1}, "the weights that are not learned"),
         ({"resume": False}, "holds a run of 2 steps"),
@@ -154,7 +159,8 @@ def finished(tmp_path_factory):
 def test_another_run_is_not_gone_on_with(finished, changed, said):
     stage = changed.get("stage", FROZEN)
     data = data_of(
-        Loader(stage=stage, tasks=WORDS), **{k: v for k, v in changed.items() if k in ("fingerprint", "order")}
+        Loader(stage=stage, tasks=WORDS),
+        **{k: v for k, v in changed.items() if k in ("check_same", "fingerprint", "order")},
     )
     model = fresh(seed=changed.get("model", 0))
     with pytest.raises(StateError, match=said):
