@@ -325,10 +325,13 @@ def _signals() -> Iterator[_Asked]:
 
     def note(number: int, _: object) -> None:
         asked.signal = number
-        for each in before:
+        for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
+        # workers that got the signal too must not break the step: torch raises from where the main thread is
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {signal.SIGCHLD: signal.getsignal(signal.SIGCHLD)}
+    before |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:

@@ -189,6 +189,25 @@ def test_a_loader_that_leaves_something_out(tmp_path, broken):
         run(PLAIN, tmp_path, loader)
 
 
+def test_workers_that_were_asked_to_stop_too_do_not_break_the_step(tmp_path):
+    def raises(number, frame):
+        raise RuntimeError("DataLoader worker is killed by signal")
+
+    def loader(start):
+        signal.signal(signal.SIGCHLD, raises)  # as torch's DataLoader does
+        for micro in Loader(stage=PLAIN, tasks=WORDS)(start):
+            if micro.step == 0 and micro.index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGCHLD)
+            yield micro
+
+    loader.tasks = WORDS
+    before = signal.getsignal(signal.SIGCHLD)
+    result = run(SHORT, tmp_path, loader)
+    assert (result.steps, result.signal) == (1, signal.SIGTERM)
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
 def test_data_that_fails_because_its_workers_were_asked_to_stop_too_ends_in_a_checkpoint(tmp_path):
     def loader(start):
         for micro in Loader(stage=PLAIN, tasks=WORDS)(start):
