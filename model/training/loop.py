@@ -120,9 +120,9 @@ class _Run:
             torch.set_num_threads(stage.threads)
         torch.use_deterministic_algorithms(stage.deterministic, warn_only=True)
         self.model = _prepared(stage, model, data, processes)
+        parallel.align(model)
         frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
         self.frozen = state.digest_of(frozen)
-        parallel.align(model)
         if stage.parallel == "fsdp":
             parallel.shard(model, stage)
         self.optimizer = optim.make_optimizer(model, stage)
