@@ -173,7 +173,7 @@ def test_more_losses_than_the_budget_stop_the_run(data, workers):
 def test_a_task_of_which_nothing_can_be_read_stops_the_run(data):
     for number in (0, 4):  # both row groups of c
         damage(data, number)
-    with pytest.raises(DatasetError, match="no sample of chat can be used in its place: .*c-train"):
+    with pytest.raises(DatasetError, match=r"no sample of chat can be used in its place: .*c-train"):
         load(data, order_of(data), budget=1.0)
 
 
