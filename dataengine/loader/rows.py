@@ -20,7 +20,7 @@ from dataengine.sample import Sample
 from dataengine.store.commits import DatasetError
 
 VERSION = 1  # of unpacked row groups
-KEPT_BYTES = 128 << 20  # of mapped row groups
+KEPT_BYTES = 64 << 20  # of mapped row groups
 KEPT_SHARDS = 64  # open files
 MAX_GROUP_BYTES = 1 << 30  # of a row group without what lies verbatim in the shard; a build writes about 16 MiB
 
