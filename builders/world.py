@@ -7,7 +7,7 @@ function of (seed, split, number). `world_paint` draws it, `world_text` describe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -97,6 +97,49 @@ MIN_STUFF_AREA = 100  # smaller rests of stuff become void
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How scenes are made up.
+
+    sizes: width and height of canvases, drawn evenly. kinds: names of the things there are; num_kinds: how many of them
+    a scene has, from and below. num_things: objects of a scene, from and below, drawn evenly; sides: square root of an
+    object's whole area in short sides of the canvas, likewise; where they are None, numbers and sizes have long tails,
+    as in photographs. empty_share, crowd_share: of the pictures. own_color: how likely an object has the color of its
+    kind (`OWN_COLORS`) instead of any.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    kinds: tuple[str, ...] = tuple(kind.name for kind in THINGS)
+    num_kinds: tuple[int, int] = (2, 8)
+    num_things: tuple[int, int] | None = None
+    sides: tuple[float, float] | None = None
+    empty_share: float = EMPTY_SHARE
+    crowd_share: float = CROWD_SHARE
+    own_color: float = 0.0
+
+
+OWN_COLORS = {
+    "circle": "red",
+    "square": "blue",
+    "triangle": "yellow",
+    "star": "green",
+    "ring": "purple",
+    "cross": "orange",
+    "crescent": "cyan",
+    "heart": "pink",
+}
+_SIMPLE = Style(
+    sizes=((160, 160), (160, 144), (144, 160)),
+    kinds=tuple(OWN_COLORS),
+    num_kinds=(2, 5),
+    num_things=(3, 9),
+    sides=(0.13, 0.3),
+    crowd_share=0.0,
+)
+# for models that train in minutes: small pictures of a few objects that can be made out
+STYLES = {"world": Style(), "simple": _SIMPLE, "simple-colored": replace(_SIMPLE, own_color=0.9)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sprite:
     """A shape to paint. crop: all its pixels, also those outside of the frame or behind others; painted in order."""
 
@@ -141,26 +184,26 @@ class Scene:
     sprites: tuple[Sprite, ...]
 
 
-def make_scene(seed: int, split: str, number: int) -> Scene:
-    """Picture `number` of a split, from 0."""
+def make_scene(seed: int, split: str, number: int, style: str = "world") -> Scene:
+    """Picture `number` of a split, from 0. style: one of STYLES."""
     rng = keyed(seed, split, number, "scene", VERSION)
-    width, height = SIZES[rng.integers(len(SIZES))]
+    made = STYLES[style]
+    width, height = made.sizes[rng.integers(len(made.sizes))]
     labels = np.zeros((height, width), dtype=np.uint8)
     _lay_ground(rng, labels)
     ground = labels.copy()
     stage = _Stage(labels)
-    if rng.random() >= EMPTY_SHARE:
-        if rng.random() < CROWD_SHARE:
+    if rng.random() >= made.empty_share:
+        if rng.random() < made.crowd_share:
             stage.add_crowd(rng)
-        wanted = min(MAX_THINGS, 1 + int(rng.poisson(rng.gamma(1.4, 4.75))))
-        unit = min(width, height) / 480
-        sides = np.clip(MEDIAN_SIDE * unit * np.exp(rng.normal(0, SIDE_SIGMA, wanted)), 8, 300 * unit)
-        depth = sides * rng.uniform(0.5, 2, wanted)  # small ones mostly stand in front
+        sides = _sides(rng, made, min(width, height))
+        depth = sides * rng.uniform(0.5, 2, len(sides))  # small ones mostly stand in front
         palette = rng.permutation(list(COLORS))[:6].tolist()
-        kinds = rng.permutation(len(THINGS))[: rng.integers(2, 8)].tolist()
+        kinds = rng.permutation(len(made.kinds))[: rng.integers(*made.num_kinds)].tolist()
         for side in sides[np.argsort(-depth, kind="stable")].tolist():
-            kind = THINGS[kinds[rng.integers(len(kinds))]]
-            stage.add_thing(rng, kind, palette, side)
+            kind = KINDS[made.kinds[kinds[rng.integers(len(kinds))]]]
+            has_own = made.own_color and rng.random() < made.own_color
+            stage.add_thing(rng, kind, [OWN_COLORS[kind.name]] if has_own else palette, side)
     stuff = [(kind, int(np.count_nonzero(labels == FIRST_STUFF + i))) for i, kind in enumerate(STUFF)]
     small = [stuff_label(kind.name) for kind, area in stuff if 0 < area < MIN_STUFF_AREA]
     if small:
@@ -172,6 +215,15 @@ def make_scene(seed: int, split: str, number: int) -> Scene:
         facts=tuple(stage.facts()),
         sprites=tuple(stage.sprites),
     )
+
+
+def _sides(rng: np.random.Generator, style: Style, short: int) -> np.ndarray:
+    """(things,) float64: how large the objects of a scene are to be, px."""
+    if style.num_things is not None and style.sides is not None:
+        return short * rng.uniform(*style.sides, int(rng.integers(*style.num_things)))
+    wanted = min(MAX_THINGS, 1 + int(rng.poisson(rng.gamma(1.4, 4.75))))
+    unit = short / 480
+    return np.clip(MEDIAN_SIDE * unit * np.exp(rng.normal(0, SIDE_SIGMA, wanted)), 8, 300 * unit)
 
 
 def _histogram(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:

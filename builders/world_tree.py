@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 
 from builders import world_text
-from builders.world import STUFF, THINGS, VERSION, Fact, Kind, Scene, make_scene, stuff_label
+from builders.world import STUFF, STYLES, THINGS, VERSION, Fact, Kind, Scene, make_scene, stuff_label
 from builders.world_paint import paint
 from dataengine import masks
 from dataengine.keyed import key_hash, keyed
@@ -87,6 +87,7 @@ class _Job:
     quality: int
     images: Path
     segments: Path
+    style: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,7 @@ def write_tree(
     split: str = "train",
     workers: int = 1,
     quality: int = 90,
+    style: str = "world",
     progress: Callable[[int], None] | None = None,
 ) -> TreeSummary:
     """Write a split of the world. Picture n is the same bytes whatever `num_images` and `workers` are.
@@ -113,13 +115,13 @@ def write_tree(
     Args:
         root: the tree's folder; made if it does not exist, other splits in it stay.
         workers: processes; 1 draws in this one.
-        quality: of the JPEGs, 1..100.
+        quality: of the JPEGs, 1..100. style: one of `world.STYLES`.
         progress: is called with the number of pictures done so far.
     Raises:
         FileExistsError: the split is already there.
         ValueError: an argument is out of range.
     """
-    _check(num_images, split, workers, quality)
+    _check(num_images, split, workers, quality, style)
     root = Path(root)
     _refuse_existing(root, split)
     root.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,14 @@ def write_tree(
     try:
         for name in ("images", "segments", "sections"):
             (work / name).mkdir()
-        job = _Job(seed=seed, split=split, quality=quality, images=work / "images", segments=work / "segments")
+        job = _Job(
+            seed=seed,
+            split=split,
+            quality=quality,
+            images=work / "images",
+            segments=work / "segments",
+            style=style,
+        )
         counts = _draw(job, num_images, workers, work / "sections", progress)
         _write_files(work, seed, split)
         _refuse_existing(root, split)
@@ -138,13 +147,15 @@ def write_tree(
     return TreeSummary(root=root, split=split, seed=seed, images=num_images, **{name: counts[name] for name in names})
 
 
-def _check(num_images: int, split: str, workers: int, quality: int) -> None:
+def _check(num_images: int, split: str, workers: int, quality: int, style: str) -> None:
     if num_images < 1 or workers < 1:
         raise ValueError(f"num_images ({num_images}) and workers ({workers}) must be at least 1")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", split):
         raise ValueError(f"split {split!r} must be letters, digits, '_', '.' and '-'")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be 1..100, not {quality}")
+    if style not in STYLES:
+        raise ValueError(f"there is no style {style!r}; there are {', '.join(STYLES)}")
 
 
 def _targets(split: str) -> dict[str, str]:
@@ -243,7 +254,7 @@ def _write_chunk(job: _Job, numbers: tuple[int, int]) -> _Chunk:
 def _write_image(job: _Job, number: int, counts: Counter[str]) -> dict[str, list[dict[str, Any]]]:
     """Write a picture and its segments; its records by section."""
     key = (job.seed, job.split, number)
-    scene = make_scene(*key)
+    scene = make_scene(*key, job.style)
     image_id = number + 1
     stem = f"{image_id:012d}"
     picture = paint(scene, keyed(*key, "paint", VERSION))

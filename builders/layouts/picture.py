@@ -153,10 +153,12 @@ def compressed(rle: bytes, height: int, width: int) -> Record:
     return {"size": [height, width], "counts": rle.decode("ascii")}
 
 
-def draw_picture(seed: int, split: str, number: int, jpegs: Path, root: Path, quality: int) -> Picture:
+def draw_picture(
+    seed: int, split: str, number: int, jpegs: Path, root: Path, quality: int, style: str = "world"
+) -> Picture:
     """Make and paint a picture; the JPEG lies in a folder of its own until the layouts name it."""
     key = (seed, split, number)
-    scene = make_scene(*key)
+    scene = make_scene(*key, style)
     jpeg = jpegs / f"{split}-{number}.jpg"
     pixels = paint(scene, keyed(*key, "paint", VERSION))
     save(jpeg, ".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))

@@ -18,7 +18,7 @@ from typing import Any
 
 from builders.layouts.pickles import pickled
 from builders.layouts.picture import FIRST_ID, TRAIN, VAL, Picture, Record, draw_picture
-from builders.world import VERSION
+from builders.world import STYLES, VERSION
 from builders.world_tree import LICENSE, in_order
 
 CHUNK = 16  # pictures a task
@@ -150,17 +150,25 @@ class _Job:
     quality: int
     records: tuple[Records, ...]
     work: Path
+    style: str
 
 
 def write_layouts(
-    root: Path, num_images: int, layouts: Mapping[str, Layout], *, seed: int = 0, workers: int = 1, quality: int = 90
+    root: Path,
+    num_images: int,
+    layouts: Mapping[str, Layout],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    quality: int = 90,
+    style: str = "world",
 ) -> PublishedSummary:
     """Write the world in some layouts. Picture n of a split is the same whatever else is written.
 
     Args:
         root: the folder of all layouts; must not hold anything yet.
         num_images: of COCO train2017 and val2017 together, a fifth of which is val2017.
-        workers: processes; 1 draws in this one.
+        workers: processes; 1 draws in this one. style: one of `world.STYLES`.
     Raises:
         FileExistsError: the folder is not empty.
         ValueError: an argument is out of range.
@@ -171,6 +179,8 @@ def write_layouts(
         )
     num_val = max(1, num_images // VAL_SHARE)
     images = {TRAIN: num_images - num_val, VAL: num_val}
+    if style not in STYLES:
+        raise ValueError(f"there is no style {style!r}; there are {', '.join(STYLES)}")
     if images[TRAIN] >= FIRST_ID[VAL]:
         raise ValueError(
             f"{images[TRAIN]:,} images of {TRAIN} would share ids with {VAL}, which starts at {FIRST_ID[VAL]:,}"
@@ -187,7 +197,8 @@ def write_layouts(
     try:
         for name in ("tree", "jpegs", "sections"):
             (work / name).mkdir()
-        job = _Job(seed=seed, quality=quality, records=tuple(layout.records for layout in layouts.values()), work=work)
+        records = tuple(layout.records for layout in layouts.values())
+        job = _Job(seed=seed, quality=quality, records=records, work=work, style=style)
         sections = Sections(work / "sections", work / "tree", seed)
         for chunk in in_order(partial(_draw_chunk, job), chunks, workers):
             for name, (lines, number) in chunk.items():
@@ -213,7 +224,7 @@ def _draw_chunk(job: _Job, chunk: tuple[str, int, int]) -> dict[str, tuple[bytes
     split, start, stop = chunk
     lines: dict[str, list[bytes]] = {}
     for number in range(start, stop):
-        picture = draw_picture(job.seed, split, number, job.work / "jpegs", job.work / "tree", job.quality)
+        picture = draw_picture(job.seed, split, number, job.work / "jpegs", job.work / "tree", job.quality, job.style)
         for records in job.records:
             for section, record in records(picture):
                 lines.setdefault(section, []).append(_line(record))

@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from builders.coco import objects_of
 from builders.coco_index import build_index
 from builders.rows import read_rows
-from builders.world import STUFF, THINGS, make_scene
+from builders.world import OWN_COLORS, STUFF, THINGS, make_scene
 from builders.world_text import captions, references
 from builders.world_tree import TreeSummary, pixel_outlines, write_tree
 from dataengine.keyed import keyed
@@ -452,3 +452,22 @@ def test_words_depend_on_their_key_only() -> None:
     scene = make_scene(0, "train", 5)
     assert references(scene, keyed(1)) == references(scene, keyed(1))
     assert captions(scene, keyed(1)) == captions(scene, keyed(1))
+
+
+@pytest.mark.parametrize(("style", "own"), [("simple", (0.0, 0.25)), ("simple-colored", (0.75, 1.0))])
+def test_simple_worlds_have_few_objects_that_can_be_made_out(style, own):
+    """own: the share of objects in the color of their kind; by chance it is one of eleven, of which six are in use."""
+    scenes = [make_scene(3, "train", number, style) for number in range(60)]
+    facts = [fact for scene in scenes for fact in scene.facts]
+    assert all(max(scene.labels.shape) == 160 for scene in scenes)
+    assert {fact.kind.name for fact in facts} == set(OWN_COLORS)
+    assert max(len(scene.facts) for scene in scenes) <= 8
+    assert not any(fact.crowd for fact in facts)
+    assert np.median([np.sqrt(fact.area) for fact in facts]) > 0.1 * 160
+    share = np.mean([fact.color == OWN_COLORS[fact.kind.name] for fact in facts])
+    assert own[0] <= share <= own[1]
+
+
+def test_a_style_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no style 'cubist'; there are world, simple, simple-colored"):
+        write_tree(tmp_path, 1, style="cubist")
