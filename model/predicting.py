@@ -195,6 +195,32 @@ class Predictor:
         Raises:
             ReasonError: a sample cannot be an input; the message names it.
         """
+        found = self.predictions(
+            samples,
+            kind=kind,
+            things=things,
+            generate=generate,
+            batch_size=batch_size,
+            thresholds=thresholds,
+            max_new=max_new,
+            skipped=skipped,
+        )
+        for sample, prediction in found:
+            yield from records_of(prediction, sample.sample_id)
+
+    def predictions(
+        self,
+        samples: Iterable[Sample],
+        *,
+        kind: PromptKind | None = None,
+        things: Mapping[int, bool] | None = None,
+        generate: bool = False,
+        batch_size: int = 4,
+        thresholds: Thresholds = EVALUATE,
+        max_new: int = 512,
+        skipped: Callable[[str, str], None] | None = None,
+    ) -> Iterator[tuple[Sample, Prediction]]:
+        """The answers to samples, whole; see `predict_samples`."""
         if kind not in (None, *PROMPT_KINDS):
             raise UserError(f"a prompt must be one of {', '.join(PROMPT_KINDS)}, not {kind!r:.80}")
         if batch_size < 1:
@@ -203,7 +229,7 @@ class Predictor:
         while some := list(islice(made, batch_size)):
             found = self._of_samples(some, kind, things or {}, generate, thresholds, max_new)
             for (sample, _), prediction in zip(some, found, strict=True):
-                yield from records_of(prediction, sample.sample_id)
+                yield sample, prediction
 
     def _inputs_of(
         self,
