@@ -13,6 +13,7 @@ from pipelines.command import Dataset, Out, Workers, errors, group
 from pipelines.evaluate.cli import evaluate_predictions
 from pipelines.looking import NoReport, report, report_after, view
 from pipelines.predicting import import_xsam, predict
+from pipelines.training.cli import train
 from pipelines.vgd.cli import vgd
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(report)
 app.command()(view)
 app.command()(predict)
 app.command("import-xsam")(import_xsam)
+app.command()(train)
 
 
 @app.callback(invoke_without_command=True)
@@ -159,6 +161,9 @@ def synth_shapes(
     ] = "coco",
     split: Annotated[str, typer.Option(metavar="NAME", help="Name of the split of a COCO tree.")] = "train",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the world.")] = 0,
+    style: Annotated[
+        str, typer.Option(metavar="NAME", help="world, or simple and simple-colored: small pictures of few objects.")
+    ] = "world",
     workers: Workers = 1,
 ) -> None:
     """Write a procedural world of shapes as a COCO tree with captions and referring, or as every source's files."""
@@ -167,14 +172,19 @@ def synth_shapes(
     if layout == "published" and (split != "train" or images < 2):
         raise typer.BadParameter("--layout published has splits of its own, and 2 pictures at least")
     with errors():
+        from builders.world import STYLES
+        from dataengine.errors import UserError
+
+        if style not in STYLES:
+            raise UserError(f"--style {style}: there are {', '.join(STYLES)}")
         if layout == "published":
             from pipelines.world_published import write_published
 
-            typer.echo(str(write_published(out, images, seed=seed, workers=workers)))
+            typer.echo(str(write_published(out, images, seed=seed, workers=workers, style=style)))
         else:
             from builders.world_tree import write_tree
 
-            typer.echo(str(write_tree(out, images, seed=seed, split=split, workers=workers)))
+            typer.echo(str(write_tree(out, images, seed=seed, split=split, workers=workers, style=style)))
 
 
 @app.command()

@@ -30,6 +30,7 @@ def write_published(
     workers: int = 1,
     quality: int = 90,
     layouts: Collection[str] | None = None,
+    style: str = "world",
 ) -> PublishedSummary:
     """Write the world as the publishers of public datasets would have laid it out.
 
@@ -40,15 +41,16 @@ def write_published(
         quality: of the JPEGs, 1..100.
         layouts: of LAYOUTS; by default all. The pictures that a layout needs are written with it; the files of another
             layout are not (COCO-VGD's reader wants `coco` too).
+        style: one of `world.STYLES`.
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: an argument is out of range, or there is no such layout.
+        ValueError: an argument is out of range, or there is no such layout or style.
     """
     unknown = sorted(set(layouts or ()) - set(LAYOUTS))
     if unknown:
         raise ValueError(f"there is no layout {unknown[0]!r}; there are {', '.join(LAYOUTS)}")
     chosen = {name: layout for name, layout in LAYOUTS.items() if layouts is None or name in layouts}
-    return write_layouts(root, num_images, chosen, seed=seed, workers=workers, quality=quality)
+    return write_layouts(root, num_images, chosen, seed=seed, workers=workers, quality=quality, style=style)
 
 
 def _prompts(picture: Picture, fact: Fact, purpose: str, *, drawn: bool) -> dict[str, Record]:

@@ -15,7 +15,8 @@ from pipelines.vgd import lock as locks
 class Benchmark:
     """id: of its lock; of a dataset that has none, its version. split: whose samples are scored; None for all.
 
-    locked: hash of what each sample asks, by its id, as the lock has it; None without a lock.
+    limit: only the first so many samples of the task are scored; None for all. locked: hash of what each sample asks,
+    by its id, as the lock has it; None without a lock.
     """
 
     dataset: Dataset
@@ -23,6 +24,7 @@ class Benchmark:
     name: str
     task: str
     split: str | None = None
+    limit: int | None = None
     locked: Mapping[str, str] | None = None
 
     def samples(self) -> Iterator[Sample]:
@@ -31,13 +33,16 @@ class Benchmark:
         Raises:
             LockError: one of them asks something else than the lock says, or one is missing.
         """
-        number = 0
+        number = wanted = 0
         for sample in self.dataset.samples(self.split):
             if self.locked is not None and self.locked.get(sample.sample_id) != locks.digest(sample):
                 raise self._changed(sample.sample_id)
             number += 1
             if sample.task == self.task:
+                wanted += 1
                 yield sample
+            if wanted == self.limit:
+                return
         if self.locked is not None and self.split is None and number != len(self.locked):
             raise self._changed(f"{number:,} of {len(self.locked):,} samples")
 
@@ -56,7 +61,7 @@ class Benchmark:
         return found
 
 
-def open_benchmark(uri: str, task: str, split: str | None = None) -> Benchmark:
+def open_benchmark(uri: str, task: str, split: str | None = None, limit: int | None = None) -> Benchmark:
     """Open what predictions of a task are scored against.
 
     Raises:
@@ -73,4 +78,4 @@ def open_benchmark(uri: str, task: str, split: str | None = None) -> Benchmark:
     splits = sorted({shard["split"] for shard in dataset.manifest["shards"]})
     if split is not None and split not in splits:
         raise UserError(f"{uri}: has no split {split}; there are {', '.join(splits)}")
-    return Benchmark(dataset=dataset, id=identity, name=name, task=task, split=split, locked=locked)
+    return Benchmark(dataset=dataset, id=identity, name=name, task=task, split=split, limit=limit, locked=locked)

@@ -25,9 +25,21 @@ class Evaluator:
     print(evaluator.result()["scores"])
     """
 
-    def __init__(self, benchmark: str, task: str, rules: Rules | None = None, split: str | None = None) -> None:
-        """Raises DatasetError, LockError, UserError: see `open_benchmark` and `scorer_of`."""
-        self.benchmark = open_benchmark(benchmark, task, split)
+    def __init__(
+        self,
+        benchmark: str,
+        task: str,
+        rules: Rules | None = None,
+        split: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """
+        Args:
+            limit: only the first so many samples are scored; None for all.
+        Raises:
+            DatasetError, LockError, UserError: see `open_benchmark` and `scorer_of`.
+        """
+        self.benchmark = open_benchmark(benchmark, task, split, limit)
         self._rules = rules or Rules()
         conventions = ("standard", "xsam") if self._rules.convention == BOTH else (self._rules.convention,)
         self._scorers = [scorer_of(self.benchmark, replace(self._rules, convention=name)) for name in conventions]

@@ -24,7 +24,7 @@ COMMANDS = {
         *("--out", "--source", "--root", "--split", "--workers", "--engine", "--resume", "--limit", "--seed"),
         "--no-report",
     },
-    "synth shapes": {"--images", "--out", "--layout", "--split", "--seed", "--workers"},
+    "synth shapes": {"--images", "--out", "--layout", "--split", "--seed", "--style", "--workers"},
     "validate": set(),
     "mix": {"--source", "--root"},
     "detect": {"--recipe"},
@@ -56,6 +56,10 @@ COMMANDS = {
     "eval": {
         *("--benchmark", "--predictions", "--out", "--split", "--convention", "--backend", "--prompt"),
         *("--exclude-faults", "--strata"),
+    },
+    "train": {
+        *("--data", "--out", "--root", "--init", "--resume", "--launcher", "--processes", "--device", "--set"),
+        *("--steps", "--workers"),
     },
     "leaks": {"--near", "--no-near", "--workers", "--json"},
     "predict": {
