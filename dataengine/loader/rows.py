@@ -19,8 +19,8 @@ from dataengine.loader.unpacked import Buffer, Unpacked
 from dataengine.sample import Sample
 from dataengine.store.commits import DatasetError
 
-VERSION = 1  # of unpacked row groups
-KEPT_BYTES = 64 << 20  # of mapped row groups
+VERSION = 2  # of unpacked row groups
+KEPT_BYTES = 48 << 20  # of mapped row groups
 KEPT_SHARDS = 64  # open files
 MAX_GROUP_BYTES = 1 << 30  # of a row group without what lies verbatim in the shard; a build writes about 16 MiB
 
@@ -102,6 +102,7 @@ class Rows:
         return Unpacked(self._scratch.get(key, lambda: self._unpack(place, file)), file.read)
 
     def _unpack(self, place: Place, file: _File) -> list[Buffer]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         folder = self.data.datasets[place.shard.dataset]
@@ -126,6 +127,9 @@ class Rows:
             return unpacked.pack(table, found)
         except DatasetError as error:
             raise DatasetError(f"{name}: {error}") from None
+        finally:
+            del table
+            pa.default_memory_pool().release_unused()  # tens of megabytes, which the next row group may wait long for
 
     def _shard(self, place: Place) -> _File:
         folder = self.data.datasets[place.shard.dataset].folder
