@@ -36,9 +36,10 @@ class Batch:
     """B inputs together.
 
     input_ids, labels, cond_ids, seg_ids: (B, L) int64, before expansion; L is 0 in stage 1. attention_mask: (B, L)
-    bool, False where padded. pixel_values: (I, 3, image_px, image_px) of the pictures of the batch, each once, None in
-    stage 1 and without pictures. seg_pixel_values: (J, 3, seg_px, seg_px), J >= I: the same, then those that only
-    prompts are on; None without pictures. images: (B,) int64, each input's picture, or -1. region_masks:
+    bool, False where padded. pixel_values: (I, 3, image_px, image_px) uint8 of the pictures of the batch, each once,
+    None in stage 1 and without pictures. seg_pixel_values: (J, 3, seg_px, seg_px) uint8, J >= I: the same, then those
+    that only prompts are on; None without pictures. scaled_sizes: (J, 2) int64, height and width of each within its
+    canvas, px. images: (B,) int64, each input's picture, or -1. region_masks:
     (P, seg_px, seg_px) bool. region_pictures, region_samples, region_numbers, region_labels: (P,) int64: the picture
     among J, the input, its `<region>`, the category's id or -1, of each prompt. rows, targets: of the segmentor, where
     answers are given. inputs: what it was made of.
@@ -51,6 +52,7 @@ class Batch:
     attention_mask: torch.Tensor
     pixel_values: torch.Tensor | None
     seg_pixel_values: torch.Tensor | None
+    scaled_sizes: torch.Tensor
     images: torch.Tensor
     region_masks: torch.Tensor
     region_pictures: torch.Tensor
@@ -117,6 +119,7 @@ def collate(inputs: Sequence[Inputs], *, is_shared: bool = True) -> Batch:
         attention_mask=_padded([torch.ones_like(w.input_ids, dtype=torch.bool) for w in words], False),
         pixel_values=torch.stack([p for p in seen if p is not None]) if seen and seen[0] is not None else None,
         seg_pixel_values=torch.stack(seg_pixels) if seg_pixels else None,
+        scaled_sizes=_integers([by_id[key].scaled_size for key in every]).view(-1, 2),
         images=_integers([-1 if i.picture is None else own[id(i.picture)] for i in inputs]),
         region_masks=torch.stack([p.mask for _, p in shown]) if shown else torch.zeros(0, *canvas, dtype=torch.bool),
         region_pictures=_integers(places),
@@ -276,5 +279,5 @@ def _padded(values: list[torch.Tensor], filler: int) -> torch.Tensor:
     return pad_sequence(values, batch_first=True, padding_value=filler)
 
 
-def _integers(values: Sequence[int]) -> torch.Tensor:
+def _integers(values: Sequence[int] | Sequence[tuple[int, int]]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.int64)

@@ -1,6 +1,7 @@
 """Pictures as tensors for the two encoders, and masks on the segmentation encoder's canvas.
 
-With Pillow and numpy alone; values equal the Pillow-backed image processors of transformers (SigLIP, SAM) bit for bit.
+Pixels stay uint8 until they are where the model is (`normalized`); what becomes of them equals what the Pillow-backed
+image processors of transformers (SigLIP, SAM) give, bit for bit.
 The canvas is a square of `seg_px`: the picture is scaled to its longest side, at the top left, and zeros follow.
 """
 
@@ -17,6 +18,7 @@ import torch
 
 from dataengine import images
 from dataengine.images import ImageError
+from dataengine.kernels import resampling
 from dataengine.masks import Crop
 
 if TYPE_CHECKING:
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
 
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and deviation, of SigLIP
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of SAM
+GREY = 127  # the mean, rounded down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A picture as both encoders take it; made once, it serves any number of questions.
 
-    pixel_values: (3, image_px, image_px) float32, or None in stage 1. seg_pixel_values: (3, seg_px, seg_px) float32.
+    pixel_values: (3, image_px, image_px) uint8, or None in stage 1. seg_pixel_values: (3, seg_px, seg_px) uint8.
     scaled_size: height and width in px within the canvas; what is outside is padding. size: of the picture as it is.
     """
 
@@ -53,12 +56,11 @@ def prepare(source: Source, *, image_px: int | None, seg_px: int, expand_to_squa
         ImageError: see `open_picture`.
     """
     picture = open_picture(source)
-    height, width = picture.height, picture.width
-    seen = None
-    if image_px is not None:
-        seen = image_pixels(picture, image_px, expand_to_square)
-    values, scaled = seg_pixels(picture, seg_px)
-    return Picture(pixel_values=seen, seg_pixel_values=values, scaled_size=scaled, size=(height, width))
+    pixels = _columns(picture)
+    seen = None if image_px is None else _image_pixels(pixels, image_px, expand_to_square)
+    values, scaled = _seg_pixels(pixels, seg_px)
+    size = picture.height, picture.width
+    return Picture(pixel_values=seen, seg_pixel_values=values, scaled_size=scaled, size=size)
 
 
 def open_picture(source: Source) -> Image:
@@ -88,35 +90,46 @@ def open_picture(source: Source) -> Image:
         picture = _decoded(source)
     if picture.mode not in images.ACCEPTED_MODES:
         raise ImageError("image_mode", f"the image has mode {picture.mode}; 8-bit grey or RGB is needed")
-    turned = ImageOps.exif_transpose(picture)
-    return turned.convert("RGB")
+    if picture.getexif().get(images.ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def image_pixels(picture: Image, side: int, expand_to_square: bool) -> torch.Tensor:
-    """What SigLIP sees: (3, side, side) float32 in [-1, 1], scaled bicubically.
+    """What SigLIP sees: (3, side, side) uint8, scaled bicubically.
 
     Raises:
         ImageError: `image_too_large`: the square around a long narrow picture would not fit into memory.
     """
-    from PIL import Image
-
-    if expand_to_square and picture.width != picture.height:
-        longest = max(picture.size)
-        images.check_size(longest, longest)
-        square = Image.new("RGB", (longest, longest), (127, 127, 127))  # the mean, rounded down
-        square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
-        picture = square
-    return _normalized(picture.resize((side, side), Image.Resampling.BICUBIC), HALVES)
+    return _image_pixels(_columns(picture), side, expand_to_square)
 
 
 def seg_pixels(picture: Image, side: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """What SAM sees: (3, side, side) float32, scaled bilinearly, zeros below or to the right; and the scaled size."""
-    from PIL import Image
+    """What SAM sees: (3, side, side) uint8, scaled bilinearly, zeros below or to the right; and the scaled size."""
+    return _seg_pixels(_columns(picture), side)
 
-    height, width = scaled_size(picture.height, picture.width, side)
-    canvas = torch.zeros(3, side, side)
-    canvas[:, :height, :width] = _normalized(picture.resize((width, height), Image.Resampling.BILINEAR), IMAGENET)
-    return canvas, (height, width)
+
+def normalized(pixels: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+    """Pixels as an encoder takes them, computed where they are.
+
+    Args:
+        pixels: (I, 3, H, W), of SigLIP, or of SAM where sizes are given; uint8, or floats that are normalised already.
+        sizes: (I, 2) int64, `Picture.scaled_size` of each; outside of it are zeros.
+    Returns:
+        (I, 3, H, W) float32, of uint8; floats as they are.
+    """
+    if pixels.dtype != torch.uint8:
+        return pixels
+    device = pixels.device
+    table = torch.from_numpy(_table(*(HALVES if sizes is None else IMAGENET))).to(device)
+    places = pixels.int() + 256 * torch.arange(3, dtype=torch.int32, device=device)[:, None, None]
+    values = table.flatten().index_select(0, places.flatten()).view(pixels.shape)
+    if sizes is None:
+        return values
+    height, width = pixels.shape[-2:]
+    below = torch.arange(height, device=device) >= sizes[:, :1]
+    beside = torch.arange(width, device=device) >= sizes[:, 1:]
+    return values.masked_fill_((below[:, :, None] | beside[:, None])[:, None], 0)
 
 
 def scaled_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -187,12 +200,55 @@ def _decoded(source: bytes | str | Path) -> Image:
     return picture
 
 
-def _normalized(picture: Image, scale: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
-    """(3, H, W) float32 of an RGB picture."""
-    values = np.empty((3, picture.height, picture.width), dtype=np.float32)
-    for channel, (table, pixels) in enumerate(zip(_table(*scale), np.moveaxis(np.asarray(picture), 2, 0), strict=True)):
-        np.take(table, pixels, out=values[channel], mode="clip")
-    return torch.from_numpy(values)
+def _columns(picture: Image) -> np.ndarray:
+    """(W, H, 3) uint8: an RGB picture column by column."""
+    from PIL import Image
+
+    return np.asarray(picture.transpose(Image.Transpose.TRANSPOSE))
+
+
+def _image_pixels(columns: np.ndarray, side: int, expand_to_square: bool) -> torch.Tensor:
+    """`image_pixels` of a picture's columns."""
+    width, height = columns.shape[:2]
+    if expand_to_square and width != height:
+        longest = max(width, height)
+        images.check_size(longest, longest)
+        square = np.full((longest, longest, 3), GREY, dtype=np.uint8)
+        left, top = (longest - width) // 2, (longest - height) // 2
+        square[left : left + width, top : top + height] = columns
+        square.flags.writeable = False  # as columns are: one kind of array, one compiled loop
+        columns = square
+    made = np.empty((3, side, side), dtype=np.uint8)
+    _resize(columns, made, is_cubic=True)
+    return torch.from_numpy(made)
+
+
+def _seg_pixels(columns: np.ndarray, side: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    """`seg_pixels` of a picture's columns."""
+    height, width = scaled_size(columns.shape[1], columns.shape[0], side)
+    canvas = np.zeros((3, side, side), dtype=np.uint8)
+    _resize(columns, canvas[:, :height, :width], is_cubic=False)
+    return torch.from_numpy(canvas), (height, width)
+
+
+def _resize(columns: np.ndarray, made: np.ndarray, is_cubic: bool) -> None:
+    """Write a picture of another size, as the Pillow that is installed scales it.
+
+    The first axis is rounded before the second, so their order shows. It is the width, but from Pillow 13 on the height
+    where that shrinks more; how much more is Pillow's business, so such pictures are left to it.
+
+    Args:
+        columns: (W, H, 3) uint8. made: (3, h, w) uint8, written.
+    """
+    from PIL import Image
+
+    (width, height), (h, w) = columns.shape[:2], made.shape[1:]
+    if height <= h or height * w <= width * (h + 0.5):  # half a pixel is what keeping the proportions rounds
+        resampling.resize(columns, made, is_cubic)
+        return
+    method = Image.Resampling.BICUBIC if is_cubic else Image.Resampling.BILINEAR
+    picture = Image.fromarray(columns).transpose(Image.Transpose.TRANSPOSE)
+    made[:] = np.moveaxis(np.asarray(picture.resize((w, h), method)), 2, 0)
 
 
 @cache

@@ -24,6 +24,7 @@ from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
 from model.encoders import ImageEncoder, set_checkpointing
 from model.losses import Draws, Runs, Targets, Totals, segmentation_losses, total
+from model.pictures import normalized
 from model.projectors import Connector, Projector
 from model.regions import RegionSampler
 from model.segmentor import PixelFeatures, Segmentor, SegOutputs
@@ -158,11 +159,11 @@ class XSam(nn.Module):
         if batch.seg_pixel_values is None:
             return None
         dtype = next(self.seg_connector.parameters()).dtype
-        encoded = self.segmentor.encode(batch.seg_pixel_values.to(dtype))
+        encoded = self.segmentor.encode(normalized(batch.seg_pixel_values, batch.scaled_sizes).to(dtype))
         if self.config.language is None or batch.pixel_values is None:
             return Seen(image_tokens=None, region_maps=None, levels=encoded.levels)
         seg_tokens = self.seg_projector(encoded.tokens)
-        visual_tokens = self.visual_projector(self.visual_encoder(batch.pixel_values.to(dtype)))
+        visual_tokens = self.visual_projector(self.visual_encoder(normalized(batch.pixel_values).to(dtype)))
         side = int(encoded.tokens.shape[1] * self.config.downsample)
         return Seen(
             image_tokens=torch.cat([visual_tokens, seg_tokens[: len(visual_tokens)]], 1),

@@ -194,8 +194,9 @@ def with_picture(batch: Batch, config: XSamConfig) -> Batch:
         return batch
     return replace(
         batch,
-        pixel_values=torch.zeros(1, 3, config.image_px, config.image_px),
-        seg_pixel_values=torch.zeros(1, 3, config.seg_px, config.seg_px),
+        pixel_values=torch.zeros(1, 3, config.image_px, config.image_px, dtype=torch.uint8),
+        seg_pixel_values=torch.zeros(1, 3, config.seg_px, config.seg_px, dtype=torch.uint8),
+        scaled_sizes=torch.zeros(1, 2, dtype=torch.int64),
     )
 
 

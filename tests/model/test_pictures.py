@@ -34,21 +34,62 @@ def test_pixels_equal_the_pillow_processors_of_transformers(height, width):
 
     picture = Image.fromarray(noise(height, width))
     siglip = SiglipImageProcessorPil(size={"height": 384, "width": 384})(picture, return_tensors="pt")
-    assert torch.equal(pictures.image_pixels(picture, 384, expand_to_square=False), siglip["pixel_values"][0])
+    seen = pictures.image_pixels(picture, 384, expand_to_square=False)
+    assert seen.dtype == torch.uint8
+    assert torch.equal(pictures.normalized(seen[None]), siglip["pixel_values"])
     sam = SamImageProcessorPil()(picture, return_tensors="pt")
     values, scaled = pictures.seg_pixels(picture, 1024)
-    assert torch.equal(values, sam["pixel_values"][0])
+    assert values.dtype == torch.uint8
+    assert torch.equal(pictures.normalized(values[None], torch.tensor([scaled])), sam["pixel_values"])
     assert scaled == tuple(sam["reshaped_input_sizes"][0].tolist())
+
+
+@pytest.mark.parametrize("is_cubic", [False, True], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("size", "scaled"),
+    [
+        ((640, 426), (1024, 682)),
+        ((1333, 2000), (682, 1024)),  # scaled down in proportion
+        ((2000, 1334), (1024, 683)),
+        ((640, 640), (384, 384)),
+        ((480, 640), (384, 384)),  # the height shrinks more than the width
+        ((150, 200), (151, 199)),
+        ((300, 5), (1, 7)),
+        ((1, 1), (9, 3)),
+        ((70, 50), (70, 50)),
+    ],
+)
+def test_pixels_equal_pillows(size, scaled, is_cubic):
+    """Where filters overshoot too: noise of black and white."""
+    method = Image.Resampling.BICUBIC if is_cubic else Image.Resampling.BILINEAR
+    for pixels in (noise(*size[::-1]), noise(*size[::-1]) // 128 * 255):
+        made = np.zeros((3, scaled[1] + 2, scaled[0] + 3), dtype=np.uint8)
+        pictures._resize(np.ascontiguousarray(pixels.swapaxes(0, 1)), made[:, :-2, :-3], is_cubic)
+        expected = np.asarray(Image.fromarray(pixels).resize(scaled, method))
+        np.testing.assert_array_equal(made[:, :-2, :-3], np.moveaxis(expected, 2, 0))
+        assert not made[:, -2:].any()
+        assert not made[:, :, -3:].any()
+
+
+def test_pictures_of_a_batch_reach_as_far_as_their_sizes_say():
+    pixels = torch.full((2, 3, 4, 5), 255, dtype=torch.uint8)
+    values = pictures.normalized(pixels, torch.tensor([[4, 2], [3, 5]]))
+    assert values.dtype == torch.float32
+    inside = (values != 0).all(1)
+    assert torch.equal(inside[0], torch.arange(5).expand(4, 5) < 2)
+    assert torch.equal(inside[1], torch.arange(4)[:, None].expand(4, 5) < 3)
+    assert pictures.normalized(values) is values  # what is normalised stays as it is
 
 
 def test_values_are_normalised():
     white = Image.new("RGB", (4, 2), (255, 0, 127))
     values, scaled = pictures.seg_pixels(white, 4)
     assert scaled == (2, 4)
+    values = pictures.normalized(values[None], torch.tensor([scaled]))[0]
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (127 / 255 - 0.406) / 0.225]
     np.testing.assert_allclose(values[:, 1, 3].numpy(), expected, rtol=1e-6)
     assert not values[:, 2:].any()  # padding is zero after normalising
-    seen = pictures.image_pixels(white, 4, expand_to_square=True)
+    seen = pictures.normalized(pictures.image_pixels(white, 4, expand_to_square=True)[None])[0]
     np.testing.assert_allclose(seen[:, 1, 1].numpy(), [1, -1, 127 / 127.5 - 1], atol=1e-6)
 
 
@@ -57,10 +98,9 @@ def test_expanding_puts_the_picture_in_the_middle_of_grey(size, bars):
     width = size[0]
     picture = Image.new("RGB", size, (255, 255, 255))
     seen = pictures.image_pixels(picture, width, expand_to_square=True)
-    grey = torch.tensor(127 / 255 * 2 - 1)
     for bar in bars:
-        torch.testing.assert_close(seen[:, bar], grey.expand_as(seen[:, bar]))
-    assert (seen[:, bars[0].stop : bars[1].start] == 1).all()
+        assert (seen[:, bar] == 127).all()
+    assert (seen[:, bars[0].stop : bars[1].start] == 255).all()
     turned = pictures.image_pixels(picture.transpose(Image.Transpose.TRANSPOSE), width, expand_to_square=True)
     assert torch.equal(turned, seen.transpose(1, 2))
 

@@ -115,7 +115,9 @@ class Poisoned(Loader):
     def __call__(self, start):
         for micro in super().__call__(start):
             if micro.step == 1 and micro.index == 1:
-                micro.batch.seg_pixel_values[1] = torch.nan
+                pixels = micro.batch.seg_pixel_values.float()
+                pixels[1] = torch.nan
+                micro = replace(micro, batch=replace(micro.batch, seg_pixel_values=pixels))
             yield micro
 
 
