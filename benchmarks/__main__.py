@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, evaluation, index, loading, metrics, prompts, sources, viewer
+from benchmarks import build, evaluation, index, inputs, loading, metrics, prompts, sources, viewer
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         lambda: build.rows(arguments.tree, arguments.images),
         lambda: viewer.rows(),
         lambda: loading.rows(),
+        lambda: inputs.rows(),
     ):
         for row in rows():
             print(f"| {' | '.join(row)} |", flush=True)

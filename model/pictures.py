@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import torch
 
 from dataengine import images
 from dataengine.images import ImageError
-from dataengine.kernels import resampling
+from dataengine.kernels import crops, resampling
 from dataengine.masks import Crop
 
 if TYPE_CHECKING:
@@ -157,19 +157,22 @@ def crop_on_canvas(crop: Crop, size: tuple[int, int], side: int) -> Crop:
         crop: on the picture, with a pixel set. size: height and width of the picture, px.
     """
     height, width = scaled_size(*size, side)
-    rows, columns = _nearest(size[0], height) - crop.y0, _nearest(size[1], width) - crop.x0
-    y = ((rows >= 0) & (rows < crop.mask.shape[0])).nonzero()[0]
-    x = ((columns >= 0) & (columns < crop.mask.shape[1])).nonzero()[0]
-    mask = crop.mask[np.ix_(rows[y], columns[x])]
+    rows, columns = _nearest(size[0], height), _nearest(size[1], width)
+    h, w = crop.mask.shape
+    top, bottom = np.searchsorted(rows, (crop.y0, crop.y0 + h)).tolist()
+    left, right = np.searchsorted(columns, (crop.x0, crop.x0 + w)).tolist()
+    mask = crops.picked(np.ascontiguousarray(crop.mask), rows[top:bottom] - crop.y0, columns[left:right] - crop.x0)
     if not mask.any():
         set_y, set_x = crop.mask.nonzero()
         y = ((set_y + crop.y0 + 0.5) * height / size[0]).astype(int)
         x = ((set_x + crop.x0 + 0.5) * width / size[1]).astype(int)
         mask = np.zeros((np.ptp(y) + 1, np.ptp(x) + 1), dtype=bool)
         mask[y - y.min(), x - x.min()] = True
-    return Crop(mask, int(x.min()), int(y.min()))
+        left, top = int(x.min()), int(y.min())
+    return Crop(mask, left, top)
 
 
+@lru_cache(maxsize=256)
 def _nearest(size: int, scaled: int) -> np.ndarray:
     """(scaled,) int: the pixel that each scaled one takes. Steps are summed up, as Pillow does, for ties to agree."""
     steps = np.full(scaled, size / scaled)

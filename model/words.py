@@ -256,10 +256,10 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> MarkerIds:
     Raises:
         UserError: the tokenizer does not have them.
     """
-    vocabulary = tokenizer.get_vocab()
-    if not vocabulary.keys() >= set(MARKERS):
+    ids = tokenizer.convert_tokens_to_ids(list(MARKERS))  # the whole vocabulary takes longer than a sample
+    if None in ids or tokenizer.convert_ids_to_tokens(ids) != list(MARKERS):
         raise UserError(f"the tokenizer lacks one of {', '.join(MARKERS)}")
-    seg, phrase_open, phrase_close = (vocabulary[marker] for marker in MARKERS)
+    seg, phrase_open, phrase_close = ids
     return MarkerIds(seg=seg, phrase_open=phrase_open, phrase_close=phrase_close)
 
 

@@ -20,6 +20,20 @@ def count_both(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> int:
 
 
 @compiled
+def picked(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(h, w) bool: the pixels in rows, (h,) int64, and columns, (w,) int64, of a (H, W) bool mask."""
+    found = np.empty((rows.size, columns.size), dtype=np.bool_)
+    for y in range(rows.size):
+        if y and rows[y] == rows[y - 1]:
+            found[y] = found[y - 1]
+        else:
+            row = mask[rows[y]]
+            for x in range(columns.size):
+                found[y, x] = row[columns[x]]
+    return found
+
+
+@compiled
 def shares(
     bitmap: np.ndarray, x0: int, y0: int, own: int, boxes: np.ndarray, starts: np.ndarray, pixels: np.ndarray
 ) -> tuple[int, int, int]:
