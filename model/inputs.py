@@ -384,8 +384,7 @@ class Processor:
 
     def _scaled(self, rle: bytes, size: tuple[int, int]) -> bytes:
         """A mask of the picture on the canvas."""
-        side = self.config.seg_px
-        return masks.rle_from_crop(pictures.crop_on_canvas(masks.crop_from_rle(rle, *size), size, side), side, side)
+        return pictures.rle_on_canvas(rle, size, self.config.seg_px)
 
     def _drawn(self, prompt: Prompt | np.ndarray, size: tuple[int, int], name: str) -> torch.Tensor:
         """A prompt's bitmap on the canvas."""

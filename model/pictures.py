@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dataengine import images
+from dataengine import images, masks
 from dataengine.images import ImageError
-from dataengine.kernels import crops, resampling
+from dataengine.kernels import crops, resampling, runlengths
 from dataengine.masks import Crop
 
 if TYPE_CHECKING:
@@ -170,6 +170,21 @@ def crop_on_canvas(crop: Crop, size: tuple[int, int], side: int) -> Crop:
         mask[y - y.min(), x - x.min()] = True
         left, top = int(x.min()), int(y.min())
     return Crop(mask, left, top)
+
+
+def rle_on_canvas(rle: bytes, size: tuple[int, int], side: int) -> bytes:
+    """`crop_on_canvas` from run lengths to run lengths, without a pixel in between.
+
+    Raises:
+        MaskError: see `masks.crop_from_rle`.
+    """
+    height, width = scaled_size(*size, side)
+    if masks.measure(rle, *size)[0]:
+        edges = np.searchsorted(_nearest(size[0], height), np.arange(size[0] + 1))
+        code = runlengths.scaled_code(np.frombuffer(rle, dtype=np.uint8), *size, edges, _nearest(size[1], width), side)
+        if code.size:
+            return bytes(code.tobytes())
+    return masks.rle_from_crop(crop_on_canvas(masks.crop_from_rle(rle, *size), size, side), side, side)
 
 
 @lru_cache(maxsize=256)

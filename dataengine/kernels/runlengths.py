@@ -225,6 +225,53 @@ def runs_of_crop(mask: np.ndarray, x0: int, y0: int, height: int, width: int) ->
     return runs[:length].copy()
 
 
+@compiled
+def scaled_code(
+    code: np.ndarray, height: int, width: int, edges: np.ndarray, columns: np.ndarray, side: int
+) -> np.ndarray:
+    """Compressed counts of a mask on another canvas, whose pixels take the values of pixels of the first.
+
+    Args:
+        code: (n,) uint8, on height x width px, whole. edges: (height + 1,) int64, ascending: rows y of the first canvas
+            show in rows edges[y] … edges[y + 1] of the other. columns: (w,) int64, ascending: what each column of the
+            other shows; further ones are empty. side: height and width of the other canvas, px.
+    Returns:
+        (m,) uint8, empty where no pixel is set.
+    """
+    runs = np.empty(code.size, dtype=np.int64)
+    runs = runs[: runs_from_code(code, height * width, runs)]
+    borders = np.empty(2 * (runs.size + columns.size) + 64, dtype=np.int64)
+    size = 0
+    number = place = 0  # the first run that reaches into the column, and where it begins
+    for x in range(columns.size):
+        begin = columns[x] * height
+        while number < runs.size and place + runs[number] <= begin:
+            place += runs[number]
+            number += 1
+        run, at = number, place
+        while run < runs.size and at < begin + height:
+            end = at + runs[run]
+            if run % 2:
+                top, bottom = edges[max(at - begin, 0)], edges[min(end - begin, height)]
+                if top < bottom:
+                    if size and borders[size - 1] == x * side + top:
+                        size -= 1
+                    else:
+                        if size + 2 > borders.size:
+                            longer = np.empty(2 * borders.size, dtype=np.int64)
+                            longer[:size] = borders[:size]
+                            borders = longer
+                        borders[size] = x * side + top
+                        size += 1
+                    borders[size] = x * side + bottom
+                    size += 1
+            at = end
+            run += 1
+    if not size:
+        return np.empty(0, dtype=np.uint8)
+    return code_of_borders(borders[:size], side * side)
+
+
 # --- borders -----------------------------------------------------------------------------------------------------
 
 

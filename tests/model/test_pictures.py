@@ -119,6 +119,28 @@ def test_masks_are_scaled_as_pillow_scales_to_the_nearest(height, width):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (2000, 1333), (3, 2)])
+@pytest.mark.parametrize("kind", ["noise", "columns", "all", "pixel"])
+def test_run_lengths_are_scaled_as_pixels_are(height, width, kind):
+    mask = np.random.default_rng(height).random((height, width)) < 0.4
+    if kind == "columns":  # whole ones: runs that go on in the next
+        mask[:] = mask[:1]
+    elif kind != "noise":
+        mask[:] = kind == "all"
+    mask[height // 2, width // 3] = True
+    found = pictures.rle_on_canvas(masks.encode(mask), (height, width), 1024)
+    y, x = mask.nonzero()
+    crop = Crop(mask[y.min() : y.max() + 1, x.min() : x.max() + 1], int(x.min()), int(y.min()))
+    assert found == masks.encode(pictures.mask_on_canvas(crop, (height, width), 1024))
+
+
+def test_run_lengths_that_are_no_mask_are_refused():
+    with pytest.raises(masks.MaskError, match="sum to"):
+        pictures.rle_on_canvas(masks.encode(np.ones((3, 3), bool)), (4, 4), 16)
+    with pytest.raises(masks.MaskError, match="no pixel"):
+        pictures.rle_on_canvas(masks.encode(np.zeros((4, 4), bool)), (4, 4), 16)
+
+
 def test_a_crop_is_placed_where_it_belongs():
     crop = masks.crop_from_rle(masks.encode(np.pad(np.ones((2, 3), bool), ((4, 2), (1, 4)))), 8, 8)
     found = pictures.mask_on_canvas(crop, (8, 8), 16)  # doubled
