@@ -49,12 +49,13 @@ def measure(dataset: Path, samples: int = 200) -> dict[str, float]:
 
     once()  # loops are compiled or loaded
     total = min(once() for _ in range(PASSES))
-    every = []
+    every: list[dict[str, float]] = []
     for _ in range(PASSES):
         with _counted() as spent:
             once()
         every.append({name: 1000 * seconds / len(chosen) for name, seconds in spent.items()})
-    return {"all": total, **min(every, key=lambda parts: sum(parts.values()))}
+    fastest = min(every, key=lambda parts: sum(parts.values()))
+    return {"all": total, **fastest}
 
 
 @contextmanager

@@ -257,6 +257,7 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> MarkerIds:
         UserError: the tokenizer does not have them.
     """
     ids = tokenizer.convert_tokens_to_ids(list(MARKERS))  # the whole vocabulary takes longer than a sample
+    assert isinstance(ids, list)
     if None in ids or tokenizer.convert_ids_to_tokens(ids) != list(MARKERS):
         raise UserError(f"the tokenizer lacks one of {', '.join(MARKERS)}")
     seg, phrase_open, phrase_close = ids
