@@ -47,10 +47,11 @@ export function lineChart({title, unit, curves}) {
     onpointermove: (event) => tell(under(event)), onpointerdown: (event) => tell(under(event)),
     onpointerleave: (event) => event.pointerType === "mouse" && tell(null), onblur: () => tell(null),
     onkeydown: (event) => {
-      const to = {ArrowRight: (place ?? -1) + 1, ArrowLeft: (place ?? 1) - 1, Home: 0, End: steps.length - 1}[event.key];
+      const end = steps.length - 1;
+      const to = {ArrowRight: (place ?? -1) + 1, ArrowLeft: (place ?? 1) - 1, Home: 0, End: end}[event.key];
       if (to === undefined) return;
       event.preventDefault();
-      tell(Math.min(Math.max(to, 0), steps.length - 1));
+      tell(Math.min(Math.max(to, 0), end));
     },
   }, el("div", {class: "frame"},
     svg("svg", {viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", "aria-hidden": "true"},

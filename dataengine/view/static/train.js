@@ -8,7 +8,9 @@ const sections = [];
 
 document.title = `${data.title} – dataengine training run`;
 if (data.results) part("results", "Results", null, [el("div", {class: "box scroll"}, resultTable(data.results))]);
-for (const stage of data.stages) part(`stage-${stage.name}`, `Stage ${stage.name}`, aboutStage(stage), stageNodes(stage));
+for (const stage of data.stages) {
+  part(`stage-${stage.name}`, `Stage ${stage.name}`, aboutStage(stage), stageNodes(stage));
+}
 document.getElementById("report").replaceWith(el("main", {class: "page"},
   el("header", {}, el("h1", {}, data.title), el("p", {}, data.description),
     el("p", {class: "faint"}, el("code", {}, data.folder))),
