@@ -7,6 +7,7 @@ would count as this process's memory.
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -152,6 +153,7 @@ class _File:
         self._handle = -1
         if path is not None:
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._handle)
             about = os.fstat(self._handle)
             self.identity += f" {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns}"
 
@@ -164,7 +166,3 @@ class _File:
                 raise DatasetError(f"{self._name} ends before its row group does")
             found += more
         return found
-
-    def __del__(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
