@@ -230,5 +230,6 @@ def _by_blocks(rows: np.ndarray, starts: np.ndarray, block: int, rng: np.random.
     before = np.cumsum(sizes) - sizes
     window = np.empty(len(groups), dtype=np.int64)
     window[groups] = np.minimum(before // block, max(len(rows) // block - 1, 0))
-    order: np.ndarray = rows[np.lexsort((rng.random(len(rows)), window[group]))]
+    # the whole part decides the window, the rest the place in it: half the time of sorting by two keys
+    order: np.ndarray = rows[np.argsort(window[group] + rng.random(len(rows)), kind="stable")]
     return order
