@@ -196,6 +196,20 @@ class Sample:
     provenance: Provenance = _column("Provenance", "where it comes from")
 
 
+def reference_to(sample: Sample, thing: Object) -> Reference:
+    """An object of a sample, with its prompts, as an exemplar for samples of other pictures."""
+    return Reference(
+        image=sample.image or Image(bytes=None, path=None),
+        image_key=sample.image_key,
+        annotation_id=thing.annotation_id,
+        category_id=thing.category_id,
+        height=sample.height,
+        width=sample.width,
+        rle=thing.rle,
+        prompts=thing.prompts,
+    )
+
+
 _VALUES: dict[str, type] = {
     value.__name__: value for value in (Image, Turn, Prompt, Lineage, Object, Condition, Reference, License, Provenance)
 }

@@ -28,7 +28,7 @@ from dataengine import builder
 from dataengine.builder import Builder, Context, Outcome
 from dataengine.keyed import keyed
 from dataengine.records import Bad
-from dataengine.sample import Condition, Image, Object, Reference, Sample
+from dataengine.sample import Condition, Reference, Sample, reference_to
 from dataengine.store.files import Folder
 from pipelines.prompting import simulated
 from pipelines.recipe import PromptSpec, VariantSpec
@@ -363,17 +363,4 @@ def _fetch(candidate: Candidate, category: int, library: Library) -> Reference |
         library.pool.pictures.put(candidate.group, replace(sample, objects=prompted))
         thing = next(thing for thing in prompted if thing.annotation_id == name)
     shows = bool(thing.prompts) and all(prompt.status != "none" for prompt in thing.prompts)
-    return _reference(sample, thing) if shows else None
-
-
-def _reference(sample: Sample, thing: Object) -> Reference:
-    return Reference(
-        image=sample.image or Image(bytes=None, path=None),
-        image_key=sample.image_key,
-        annotation_id=thing.annotation_id,
-        category_id=thing.category_id,
-        height=sample.height,
-        width=sample.width,
-        rle=thing.rle,
-        prompts=thing.prompts,
-    )
+    return reference_to(sample, thing) if shows else None

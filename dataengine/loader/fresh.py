@@ -16,7 +16,7 @@ from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.loader.order import Draw
 from dataengine.loader.rows import Rows
-from dataengine.sample import PROMPT_KINDS, Condition, Object, Prompt, PromptKind, Reference, Sample
+from dataengine.sample import PROMPT_KINDS, Condition, Prompt, PromptKind, Reference, Sample, reference_to
 
 VERSION = 1  # of the choices
 FEDERATED = frozenset({"lvis"})  # builders of sources that do not say of most categories whether a picture has them
@@ -185,7 +185,7 @@ class Redraw:
                 able = [i for i in condition.objects if _usable(other.objects[i].prompts, self.kinds)]
                 if condition.kind == "region" and condition.category_id == category_id and able:
                     thing = other.objects[able[int(rng.integers(len(able)))]]
-                    return _reference(other, thing), condition.text
+                    return reference_to(other, thing), condition.text
         return None
 
     # --- prompts ------------------------------------------------------------------------------------------------------
@@ -210,20 +210,6 @@ def _one(prompts: Sequence[Prompt], kinds: Sequence[str], rng: np.random.Generat
     """One of the prompts that can be shown; as many draws whatever there is, so objects do not move each other's."""
     able, at = _usable(prompts, kinds), rng.random()
     return (able[int(at * len(able))],) if able else ()
-
-
-def _reference(sample: Sample, thing: Object) -> Reference:
-    assert sample.image is not None
-    return Reference(
-        image=sample.image,
-        image_key=sample.image_key,
-        annotation_id=thing.annotation_id,
-        category_id=thing.category_id,
-        height=sample.height,
-        width=sample.width,
-        rle=thing.rle,
-        prompts=thing.prompts,
-    )
 
 
 def _at_most(conditions: Sequence[Condition], number: int | None, rng: np.random.Generator) -> list[Condition]:

@@ -10,25 +10,30 @@ from model.words import MarkerIds, Words
 from model.xsam import XSam
 
 
+def recorded_decoder(config: dict) -> DecoderConfig:
+    """The recorded sizes of both decoders; the library counts one layer more than there is."""
+    decoder = config["segmentor_decoder"]
+    return DecoderConfig(
+        hidden_dim=decoder["hidden_dim"],
+        num_queries=decoder["num_queries"],
+        heads=decoder["num_attention_heads"],
+        encoder_layers=decoder["encoder_layers"],
+        encoder_feedforward=decoder["encoder_feedforward_dim"],
+        layers=decoder["decoder_layers"] - 1,
+        feedforward=decoder["dim_feedforward"],
+        points=decoder["train_num_points"],
+    )
+
+
 def recorded_config(config: dict) -> XSamConfig:
     """The recorded tiny sizes."""
-    decoder, vision = config["segmentor_decoder"], dict(config["vision"])
     return XSamConfig(
         name="recorded",
         language=Part(kind="phi3", settings=config["llm"]),
-        image_encoder=Part(kind="siglip_vision_model", settings=vision),
+        image_encoder=Part(kind="siglip_vision_model", settings=dict(config["vision"])),
         seg_encoder=Part(kind="sam_vision_model", settings=config["segmentor_encoder"]),
         connector=ConnectorConfig(hidden_dim=16, layers=tuple(config["seg_select_layers"])),
-        decoder=DecoderConfig(
-            hidden_dim=decoder["hidden_dim"],
-            num_queries=decoder["num_queries"],
-            heads=decoder["num_attention_heads"],
-            encoder_layers=decoder["encoder_layers"],
-            encoder_feedforward=decoder["encoder_feedforward_dim"],
-            layers=decoder["decoder_layers"] - 1,
-            feedforward=decoder["dim_feedforward"],
-            points=decoder["train_num_points"],
-        ),
+        decoder=recorded_decoder(config),
         region=RegionConfig(points=256),
         image_px=28,
         seg_px=128,

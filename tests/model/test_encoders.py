@@ -8,6 +8,7 @@ pytest.importorskip("transformers")
 from dataengine.errors import UserError  # noqa: E402
 from model.config import PRESETS, Part  # noqa: E402
 from model.encoders import ImageEncoder, build_seg_encoder, set_checkpointing  # noqa: E402
+from tests.model.pyramids import hiera, swin  # noqa: E402
 
 SAM = Part(
     kind="sam_vision_model",
@@ -24,30 +25,7 @@ SAM = Part(
         "initializer_range": 0.02,
     },
 )
-SWIN = Part(
-    kind="swin",
-    settings={
-        "image_size": 64,
-        "embed_dim": 16,
-        "depths": [1, 1, 1, 1],
-        "num_heads": [2, 2, 4, 4],
-        "window_size": 4,
-        "drop_path_rate": 0.0,
-    },
-)
-HIERA = Part(
-    kind="sam2_hiera_det_model",
-    settings={
-        "hidden_size": 16,
-        "image_size": [64, 64],
-        "blocks_per_stage": [1, 1, 2, 1],
-        "embed_dim_per_stage": [16, 32, 64, 128],
-        "num_attention_heads_per_stage": [1, 2, 4, 8],
-        "window_size_per_stage": [4, 4, 2, 2],
-        "global_attention_blocks": [3],
-        "window_positional_embedding_background_size": [4, 4],
-    },
-)
+SWIN, HIERA = swin(64), hiera(64)
 SIGLIP = Part(
     kind="siglip_vision_model",
     settings={

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dataengine.errors import UserError  # noqa: E402
-from model.config import PRESETS, ConnectorConfig, DecoderConfig, Part, hub_config, stage1  # noqa: E402
+from model.config import PRESETS, ConnectorConfig, DecoderConfig, hub_config, stage1  # noqa: E402
 from model.encoders import ImageEncoder  # noqa: E402
 from model.projectors import Connector, Projector  # noqa: E402
 from model.segmentor import (  # noqa: E402
@@ -20,6 +20,7 @@ from model.segmentor import (  # noqa: E402
     mask2former_config,
     upsample_masks,
 )
+from tests.model.pyramids import hiera, swin  # noqa: E402
 
 TINY = PRESETS["tiny"]
 PIXEL, DECODER = "segmentor.pixel_decoder.", "segmentor.decoder."
@@ -348,25 +349,7 @@ def test_rows_repeat_features():
     assert rows.masks.flatten().tolist() == rows.levels[0].flatten().tolist() == [1, 0, 1]
 
 
-SWIN = Part(
-    kind="swin",
-    settings={"image_size": 64, "embed_dim": 16, "depths": [1] * 4, "num_heads": [2, 2, 4, 4], "window_size": 4},
-)
-HIERA = Part(
-    kind="sam2_hiera_det_model",
-    settings={
-        "hidden_size": 16,
-        "image_size": [64, 64],
-        "blocks_per_stage": [1, 1, 2, 1],
-        "embed_dim_per_stage": [16, 32, 64, 128],
-        "window_size_per_stage": [4, 4, 2, 2],
-        "global_attention_blocks": [3],
-        "window_positional_embedding_background_size": [4, 4],
-    },
-)
-
-
-@pytest.mark.parametrize("encoder", [SWIN, HIERA], ids=["Swin", "SAM 2 Hiera"])
+@pytest.mark.parametrize("encoder", [swin(64), hiera(64)], ids=["Swin", "SAM 2 Hiera"])
 def test_an_encoder_with_a_pyramid_of_its_own(encoder):
     # stages 2 to 4 have strides 8, 16, 32 already, so the connector keeps their sizes
     config = dataclasses.replace(

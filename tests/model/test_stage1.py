@@ -4,33 +4,24 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("scipy")
 
-from model.config import ConnectorConfig, DecoderConfig, Part, XSamConfig  # noqa: E402
+from model.config import ConnectorConfig, Part, XSamConfig  # noqa: E402
 from model.losses import Targets, segmentation_losses, total  # noqa: E402
 from model.projectors import Connector  # noqa: E402
 from model.segmentor import Segmentor  # noqa: E402
+from tests.model.recorded import recorded_decoder  # noqa: E402
 
 
 @pytest.fixture
 def stage1(golden):
     """Segmentor and connector with the recorded weights, in training as when recorded."""
     case, whole = golden("e2e_s1"), golden("e2e")
-    decoder = case.config["segmentor_decoder"]
     config = XSamConfig(
         name="recorded",
         language=None,
         image_encoder=None,
         seg_encoder=Part(kind="sam_vision_model", settings=case.config["segmentor_encoder"]),
         connector=ConnectorConfig(hidden_dim=16, layers=tuple(case.config["seg_select_layers"])),
-        decoder=DecoderConfig(
-            hidden_dim=decoder["hidden_dim"],
-            num_queries=decoder["num_queries"],
-            heads=decoder["num_attention_heads"],
-            encoder_layers=decoder["encoder_layers"],
-            encoder_feedforward=decoder["encoder_feedforward_dim"],
-            layers=decoder["decoder_layers"] - 1,
-            feedforward=decoder["dim_feedforward"],
-            points=decoder["train_num_points"],
-        ),
+        decoder=recorded_decoder(case.config),
         head="linear",
         num_labels=case.config["num_labels"],
         seg_px=128,

@@ -13,11 +13,12 @@ from dataengine import masks as rles  # noqa: E402
 from dataengine.errors import UserError  # noqa: E402
 from model.batches import collate  # noqa: E402
 from model.checkpoints import from_pretrained, save_pretrained  # noqa: E402
-from model.config import PRESETS, ConnectorConfig, Part  # noqa: E402
+from model.config import PRESETS, ConnectorConfig  # noqa: E402
 from model.inputs import Processor, Target, box  # noqa: E402
 from model.losses import RandomDraws  # noqa: E402
 from model.words import tiny_tokenizer  # noqa: E402
 from model.xsam import XSam  # noqa: E402
+from tests.model.pyramids import hiera, swin  # noqa: E402
 
 TINY = dataclasses.replace(
     PRESETS["tiny"], decoder=dataclasses.replace(PRESETS["tiny"].decoder, points=64, num_queries=8)
@@ -157,32 +158,7 @@ def test_recomputing_asks_for_no_gradient_that_nobody_needs(model, mixed):
     assert not model.read(batch, model.see(batch)).states.requires_grad
 
 
-PYRAMIDS = {
-    "Swin": Part(
-        kind="swin",
-        settings={
-            "image_size": 128,
-            "embed_dim": 16,
-            "depths": [2, 1, 1, 1],
-            "num_heads": [2, 2, 2, 2],
-            "window_size": 4,
-            "drop_path_rate": 0.0,
-        },
-    ),
-    "SAM 2": Part(
-        kind="sam2_hiera_det_model",
-        settings={
-            "hidden_size": 16,
-            "image_size": [128, 128],
-            "blocks_per_stage": [1, 1, 2, 1],
-            "embed_dim_per_stage": [16, 32, 64, 128],
-            "num_attention_heads_per_stage": [1, 2, 4, 8],
-            "window_size_per_stage": [4, 4, 2, 2],
-            "global_attention_blocks": [3],
-            "window_positional_embedding_background_size": [4, 4],
-        },
-    ),
-}
+PYRAMIDS = {"Swin": swin(128, depths=(2, 1, 1, 1)), "SAM 2": hiera(128)}
 
 
 @pytest.mark.parametrize(
