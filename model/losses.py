@@ -3,7 +3,8 @@
 Formulas are those of Mask2Former as X-SAM uses it (AAAI26_Archive, model/segmentors/mask2former).
 
 Targets stay bool or run-length coded; only sampled points of them are ever read, so cost and memory grow with points,
-not with pixels. Points are float32 and come from a `Draws`.
+not with pixels. On small canvases they are float maps, which are quicker to read. Points are float32 and come from a
+`Draws`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +22,8 @@ from dataengine import masks
 from model.config import DecoderConfig
 from model.matching import Pairs, assign, match_cost, read_points
 from model.segmentor import SegOutputs
+
+_MAP_PIXELS = 1 << 16  # canvases up to 256 x 256
 
 
 class Draws(Protocol):
@@ -89,7 +93,8 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What a row should say. labels: (T,) int64, columns of its class logits. masks: (T, H, W) bool, or `Runs`."""
+    """What a row should say. labels: (T,) int64, columns of its class logits. masks: (T, H, W) bool or float32, or
+    `Runs`."""
 
     labels: Tensor
     masks: Tensor | Runs
@@ -100,6 +105,18 @@ class Targets:
             raise ValueError(f"{len(self.labels)} labels of {count} masks")
         if self.labels.device.type == "cpu" and bool((self.labels < 0).any()):  # elsewhere it would cost a wait
             raise ValueError(f"labels must not be negative: {self.labels.tolist()}")
+
+    @classmethod
+    def of_rles(cls, labels: Tensor, rles: Sequence[bytes], size: tuple[int, int]) -> Targets:
+        """Of compressed COCO counts, in whichever form is the cheapest to read.
+
+        Raises:
+            MaskError: a code does not cover the canvas.
+        """
+        if size[0] * size[1] > _MAP_PIXELS or not rles:
+            return cls(labels=labels, masks=Runs.of_rles(rles, size))
+        maps = np.stack([masks.decode(rle, *size) for rle in rles])
+        return cls(labels=labels, masks=torch.from_numpy(maps).float())
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(labels=self.labels.to(device), masks=self.masks.to(device))
@@ -121,12 +138,16 @@ def read_masks(target: Tensor | Runs, chosen: Tensor, points: Tensor) -> Tensor:
     """Masks at points, bilinearly, zero outside: as `read_points` of float maps, without making such maps.
 
     Args:
-        target: (T, H, W) bool, or `Runs` of T masks.
+        target: (T, H, W) bool or float32, or `Runs` of T masks.
         chosen: (K,) int64, which masks.
         points: (K, P, 2) float32, or (1, P, 2) for all alike; 0 and 1 are the outer borders.
     Returns:
         (K, P) float32.
     """
+    if isinstance(target, Tensor) and target.is_floating_point():
+        if len(points) == 1:
+            return read_points(target[chosen][None], points)[0]
+        return read_points(target[chosen][:, None], points)[:, 0]
     height, width = target.size if isinstance(target, Runs) else target.shape[1:]
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()

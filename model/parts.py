@@ -53,6 +53,16 @@ def load_part(model: nn.Module, part: str, source: str | Path, *, revision: str 
     return Loaded(part=part, source=str(source), weights=len(state), left=tuple(remarks))
 
 
+def check_source(source: str | Path) -> None:
+    """Fetch the settings of published weights, and nothing else. Raises CheckpointError where they cannot be had."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    except Exception as error:  # of the hub, of files, of settings: they have no common base
+        raise CheckpointError(f"{source}: no published weights: {error!s:.500}") from None
+
+
 def export_part(model: nn.Module, part: str, folder: str | Path) -> None:
     """Write a part of an X-SAM alone.
 

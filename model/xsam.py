@@ -23,7 +23,7 @@ from model import regions
 from model.batches import Assembled, Batch, assemble, region_tokens
 from model.config import XSamConfig, hub_config
 from model.encoders import ImageEncoder, set_checkpointing
-from model.losses import Draws, Runs, Targets, Totals, segmentation_losses, total
+from model.losses import Draws, Targets, Totals, segmentation_losses, total
 from model.pictures import normalized
 from model.projectors import Connector, Projector
 from model.regions import RegionSampler
@@ -253,9 +253,7 @@ class XSam(nn.Module):
                 outputs = self.segment(read.vectors, seen, batch.images)
         terms: dict[str, Tensor] = {}
         if outputs is not None:
-            targets = [
-                Targets(labels=target.labels, masks=Runs.of_rles(target.rles, target.size)) for target in batch.targets
-            ]
+            targets = [Targets.of_rles(target.labels, target.rles, target.size) for target in batch.targets]
             terms = segmentation_losses(outputs, targets, self.config.decoder, points, totals)
         if touch and seen is not None:
             states = seen.levels if seen.image_tokens is None else (seen.image_tokens, *seen.levels)

@@ -34,6 +34,14 @@ def draws(seed=0):
     return RandomDraws(torch.Generator().manual_seed(seed))
 
 
+FORMS = ["bool", "float", "run lengths"]
+
+
+def in_form(target: torch.Tensor, form: str) -> torch.Tensor | Runs:
+    """(T, H, W) bool masks in one of the forms that losses read."""
+    return {"bool": target, "float": target.float(), "run lengths": as_runs(target)}[form]
+
+
 def as_runs(target: torch.Tensor) -> Runs:
     return Runs.of_rles([coding.encode(np.asarray(mask)) for mask in target], tuple(target.shape[1:]))
 
@@ -41,7 +49,7 @@ def as_runs(target: torch.Tensor) -> Runs:
 class Recorded:
     """A recorded case: its predictions with gradients, its targets, and its draws."""
 
-    def __init__(self, case, variant, runs, recorded_draws):
+    def __init__(self, case, variant, form, recorded_draws):
         self.tensors = case.tensors(variant)
         self.count = case.config["num_predictions"]
         self.config = DecoderConfig(points=case.config["num_points"])
@@ -53,19 +61,19 @@ class Recorded:
         for row in range(len(self.masks[0])):
             mask = self.tensors[f"mask_labels.{row}"].bool()
             labels = self.tensors[f"class_labels.{row}"]
-            self.targets.append(Targets(labels=labels, masks=as_runs(mask) if runs else mask))
+            self.targets.append(Targets(labels=labels, masks=in_form(mask, form)))
 
 
 @pytest.fixture
 def recorded(golden, recorded_draws):
-    """Makes `Recorded`s: `recorded(variant, runs)`."""
-    return lambda variant, runs=False: Recorded(golden("losses"), variant, runs, recorded_draws)
+    """Makes `Recorded`s: `recorded(variant, form)`."""
+    return lambda variant, form="bool": Recorded(golden("losses"), variant, form, recorded_draws)
 
 
-@pytest.mark.parametrize("runs", [False, True], ids=["bool", "run lengths"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_terms_and_gradients_as_recorded(recorded, variant, runs):
-    case = recorded(variant, runs)
+def test_terms_and_gradients_as_recorded(recorded, variant, form):
+    case = recorded(variant, form)
     terms = segmentation_losses(case.outputs, case.targets, case.config, case.draws)
     expected = {name[9:]: value for name, value in case.tensors.items() if name.startswith("weighted.")}
     assert set(terms) == set(expected)
@@ -124,14 +132,14 @@ BORDER = [[0.0, 0.0], [1.0, 1.0], [0.5, 0.0], [0.03, 0.98], [1.0, 0.5]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (16, 3)], ids=str)
-@pytest.mark.parametrize("runs", [False, True], ids=["bool", "run lengths"])
-def test_masks_are_read_like_float_maps(shape, runs):
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_are_read_like_float_maps(shape, form):
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(4, *shape, generator=generator) > 0.5
     target[0], target[1] = False, True
     chosen = torch.tensor([3, 0, 1, 2, 2])
     points = torch.cat([torch.rand(5, 20, 2, generator=generator), torch.tensor(BORDER).expand(5, -1, -1)], 1)
-    made = read_masks(as_runs(target) if runs else target, chosen, points)
+    made = read_masks(in_form(target, form), chosen, points)
     expected = [
         [bilinear(target[mask], *point) for point in own] for mask, own in zip(chosen, points.tolist(), strict=True)
     ]
@@ -140,11 +148,25 @@ def test_masks_are_read_like_float_maps(shape, runs):
     torch.testing.assert_close(made, library, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("side", "kind"), [(256, torch.Tensor), (257, Runs)], ids=str)
+def test_small_canvases_are_float_maps_and_large_ones_stay_run_lengths(side, kind):
+    mask = np.zeros((2, side, side), bool)
+    mask[0, 10:40, 7:200] = mask[1, -3:, -9:] = True
+    rles = [coding.encode(one) for one in mask]
+    made = Targets.of_rles(torch.tensor([1, 0]), rles, (side, side))
+    assert isinstance(made.masks, kind)
+    points = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(0))
+    wanted = read_masks(torch.from_numpy(mask), torch.arange(2), points)
+    torch.testing.assert_close(read_masks(made.masks, torch.arange(2), points), wanted, atol=1e-5, rtol=0)
+    nothing = Targets.of_rles(torch.zeros(0, dtype=torch.int64), [], (side, side))
+    assert read_masks(nothing.masks, torch.arange(0), points[:1]).shape == (0, 50)
+
+
 def test_all_masks_can_be_read_at_the_same_points():
     target = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(1)) > 0.5
     points = torch.rand(1, 9, 2, generator=torch.Generator().manual_seed(2))
     everything = torch.arange(3)
-    for masks in (target, as_runs(target)):
+    for masks in (in_form(target, form) for form in FORMS):
         together = read_masks(masks, everything, points)
         assert torch.equal(together, read_masks(masks, everything, points.expand(3, -1, -1)))
 
