@@ -351,6 +351,41 @@ def shares(
 
 
 @compiled
+def shared_pixels(
+    places: np.ndarray,
+    stops: np.ndarray,
+    figures: np.ndarray,
+    other_places: np.ndarray,
+    other_stops: np.ndarray,
+    other_figures: np.ndarray,
+) -> np.ndarray:
+    """How many pixels lie in both of two masks, for all pairs; only those whose boxes meet are looked at.
+
+    Args:
+        places, stops, figures: of n masks, see `borders_of_codes`; the others: of m masks.
+    Returns:
+        (n, m) int64.
+    """
+    found = np.zeros((stops.size, other_stops.size), dtype=np.int64)
+    start = 0
+    for i in range(stops.size):
+        mask = places[start : stops[i]]
+        start = stops[i]
+        begin = 0
+        for j in range(other_stops.size):
+            other = other_places[begin : other_stops[j]]
+            begin = other_stops[j]
+            if (
+                figures[i, 1] < other_figures[j, 3]
+                and other_figures[j, 1] < figures[i, 3]
+                and figures[i, 2] < other_figures[j, 4]
+                and other_figures[j, 2] < figures[i, 4]
+            ):
+                found[i, j] = _count_both(mask, other)
+    return found
+
+
+@compiled
 def _count_both(a: np.ndarray, b: np.ndarray) -> int:
     """How many pixels lie in both of two masks, by their borders."""
     if not a.size or not b.size or a[0] >= b[-1] or b[0] >= a[-1]:

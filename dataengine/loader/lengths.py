@@ -8,6 +8,7 @@ import numpy as np
 
 from dataengine.loader.groups import Data
 from dataengine.store.columns import leaves, rows
+from dataengine.store.files import temporary_name
 
 
 def text_lengths(data: Data, cache: Path | None = None) -> np.ndarray:
@@ -28,7 +29,10 @@ def text_lengths(data: Data, cache: Path | None = None) -> np.ndarray:
     found = np.concatenate([_of_shard(data, shard.dataset, shard.name) for shard in data.shards])
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, found)
+        staged = kept.with_name(temporary_name(kept.name))
+        with staged.open("wb") as file:
+            np.save(file, found)
+        staged.replace(kept)
     return found
 
 

@@ -20,12 +20,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from dataengine.errors import ReasonError, UserError
 from dataengine.loader.groups import Data
 from dataengine.loader.order import Draw, Order, Step
+from dataengine.loader.packed import Packing, unpack
 from dataengine.loader.rows import GroupError, Rows
 from dataengine.loader.scratch import Scratch
 from dataengine.sample import Sample
 from dataengine.store.commits import DatasetError
 
 PREFETCHED = 2  # micro-batches of a worker
+GRACE_S = 30  # that a worker goes on for after SIGTERM
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -101,7 +103,8 @@ class Loader(Generic[T, B]):
             workers: processes that read; 0: none, this one does. Their number changes nothing but the speed.
             start, stop: the first step, and the one before which to stop; None: never.
             fresh: draws wording, categories, prompts anew; None: samples as they are stored.
-            budget: share of the samples that may be lost, of all that there are; more stops the iteration.
+            budget: share of the samples that may be lost, of all that there are; more stops the iteration. Each of
+                the processes may lose its part of that.
             scratch: where unpacked row groups are shared with other processes; None: among the temporary files.
             start_method: how workers are started; None: the platform's own for torch.
         Raises:
@@ -116,7 +119,7 @@ class Loader(Generic[T, B]):
         self.data, self.order, self.workers, self.budget = data, order, workers, budget
         self.lost: Counter[str] = Counter()
         self._plans = _Plans(order, rank, world, micro, start, stop)
-        self._allowed = int(budget * data.num_samples)
+        self._allowed = int(budget * data.num_samples / world)
         self._maker = _Maker(Rows(data, scratch), order, make, collate, fresh, self._allowed)
         self._start_method = start_method
         self._numbers: set[int] = set()
@@ -142,7 +145,7 @@ class Loader(Generic[T, B]):
         from torch.utils.data import DataLoader
 
         made: DataLoader[Any] = DataLoader(
-            self._maker,  # type: ignore[arg-type]
+            Packing(self._maker),  # type: ignore[arg-type]
             batch_size=None,
             sampler=self._plans,
             num_workers=self.workers,
@@ -152,7 +155,7 @@ class Loader(Generic[T, B]):
             multiprocessing_context=self._start_method,
             generator=torch.Generator(),  # or the global one would be drawn from
         )
-        return made
+        return map(unpack, made)
 
     def _count(self, micro: Micro[B]) -> None:
         """Count what was lost, and say each thing once."""
@@ -278,7 +281,12 @@ def _as_it_is(made: T) -> T:
 
 
 def _start_worker(number: int) -> None:
-    """Leave interrupts to the process that reads the batches, and die at once when it says so."""
+    """Leave interrupts to the process that reads the batches; where all processes got one, it has a step to finish."""
     gc.freeze()  # what was there before is not looked through again and again, nor copied for that
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _die_later)
+
+
+def _die_later(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.alarm(GRACE_S)

@@ -120,6 +120,7 @@ class Order:
             "rule": rule,
             "lengths": lengths,
             "stretch": self.stretch,
+            "mixing": mixing.VERSION,
         }
 
     def step(self, number: int) -> Step:

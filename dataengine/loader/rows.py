@@ -84,9 +84,10 @@ class Rows:
                 group = self._open(place)
                 self._bytes += group.num_bytes
                 found: Unpacked | GroupError = group
-            except (DatasetError, OSError) as error:
-                rows = len(self.data.rows_of(place.unit))
-                found = GroupError(f"{' '.join(str(error).split())} (row group {place.group}, {rows} rows)")
+            except OSError as error:  # it may be there the next time
+                raise self._broken(place, error) from None
+            except DatasetError as error:
+                found = self._broken(place, error)
             self._groups[place.unit] = found
             while self._bytes > KEPT_BYTES and len(self._groups) > 1:
                 left = self._groups.popitem(last=False)[1]
@@ -96,6 +97,10 @@ class Rows:
         if isinstance(found, GroupError):
             raise GroupError(str(found))
         return found
+
+    def _broken(self, place: Place, error: Exception) -> GroupError:
+        rows = len(self.data.rows_of(place.unit))
+        return GroupError(f"{' '.join(str(error).split())} (row group {place.group}, {rows} rows)")
 
     def _open(self, place: Place) -> Unpacked:
         file = self._shard(place)
