@@ -275,6 +275,17 @@ class Recipe(_Model):
         )
 
 
+def read_change(change: str, example: str, error: type[UserError]) -> tuple[str, Any]:
+    """Key and YAML value of KEY=VALUE, as `--set` takes them. Raises `error` where it is not written so."""
+    key, mark, text = change.partition("=")
+    if not mark or not key:
+        raise error(f"--set {change}: write KEY=VALUE, for example {example}")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise error(f"--set {change}: not a YAML value: {problem}") from None
+
+
 def shipped() -> list[str]:
     """Names of the recipes that ship with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dataengine.errors import UserError
@@ -41,13 +42,7 @@ def run_ray(
         EngineError: the cluster does not answer, or a task's worker died again and again.
         Exception: what a task raised, as it raised it.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    mine = not ray.is_initialized()
-    if mine:
-        _start(ray, workers)
-    try:
+    with ray_session(workers) as ray:
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(work)
         shared = ray.put(job)
         waiting = list(reversed(tasks))
@@ -68,6 +63,23 @@ def run_ray(
                 ray.cancel(ref, force=False, recursive=False)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=60)
+
+
+@contextmanager
+def ray_session(workers: int) -> Iterator[Any]:
+    """The module `ray`, in a session: the one that this process has started, or one for as long as the context is open.
+
+    Raises:
+        EngineError: the cluster that `RAY_ADDRESS` names does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
+        _start(ray, workers)
+    try:
+        yield ray
     finally:
         if mine:
             ray.shutdown()

@@ -29,9 +29,11 @@ def take_over(model: XSam, folder: str | Path, stage: int) -> None:
     load_into(model, read_state(folder), only=HANDED_ON[stage], name=str(folder))
 
 
-def add_adapters(model: XSam, lora: Lora) -> None:
+def add_adapters(model: XSam, lora: Lora, seed: int) -> None:
     """Put fresh adapters into the language model; its layers keep their names but for `.base_layer`.
 
+    Args:
+        seed: of the adapters' random weights.
     Raises:
         StageError: there is no language model, or it has no such layers.
     """
@@ -42,7 +44,9 @@ def add_adapters(model: XSam, lora: Lora) -> None:
     targets: list[str] | str = list(lora.targets) or "all-linear"
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        inject_adapter_in_model(config, model.llm, _ADAPTER)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, model.llm, _ADAPTER)
     except ValueError as error:
         raise StageError(f"lora: {error}") from None
 

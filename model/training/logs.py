@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from model.training.step import Taken
+
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
@@ -23,7 +25,7 @@ class Log:
         """start: steps that were taken before; what was logged after them is dropped, as it comes again."""
         folder.mkdir(parents=True, exist_ok=True)
         self.say = say
-        _cut(folder / METRICS, start)
+        self.scored = _cut(folder / METRICS, start)  # steps whose evaluation is there
         self.file = (folder / METRICS).open("a", encoding="utf-8")
         self.board = _board(folder / TENSORBOARD, start, say)
 
@@ -50,7 +52,7 @@ class Silent(Log):
     """Tells nothing."""
 
     def __init__(self) -> None:
-        self.say = lambda _: None
+        self.scored = set()
 
     def write(self, step: int, values: Mapping[str, float | str], text: str) -> None:
         pass
@@ -67,14 +69,15 @@ class Meter:
 
     def reset(self) -> None:
         self.start = time.perf_counter()
-        self.steps = self.samples = self.tokens = 0
+        self.steps = self.samples = self.lost = self.tokens = 0
         self.waited = self.worked = self.apart = 0.0
 
-    def add(self, waited: float, worked: float, samples: int, tokens: int) -> None:
-        """waited: for data, worked: in forward and backward passes and the optimizer, in seconds."""
+    def add(self, waited: float, taken: Taken) -> None:
+        """waited: for data, in seconds."""
         self.steps += 1
-        self.waited, self.worked = self.waited + waited, self.worked + worked
-        self.samples, self.tokens = self.samples + samples, self.tokens + tokens
+        self.waited, self.worked = self.waited + waited, self.worked + taken.seconds
+        self.samples, self.tokens = self.samples + taken.num_samples, self.tokens + taken.num_tokens
+        self.lost += taken.num_lost
 
     def leave_out(self, seconds: float) -> None:
         """Of checkpoints and evaluations, which are no part of steps."""
@@ -88,6 +91,7 @@ class Meter:
             "seconds_per_step": seconds / steps,
             "samples_per_second": self.samples / seconds,
             "tokens_per_second": self.tokens / seconds,
+            "lost": self.lost,
             "data_wait_share": self.waited / seconds,
             "overhead_share": max(0.0, 1 - (self.waited + self.worked) / seconds),
         }
@@ -108,24 +112,27 @@ def line(step: int, steps: int, task: str, values: Mapping[str, float]) -> str:
         f"gradient {values['gradient']:.2g} | {values['seconds_per_step']:.2f} s a step, "
         f"{values['samples_per_second']:.1f} samples/s, {values['tokens_per_second']:,.0f} tokens/s, "
         f"data wait {values['data_wait_share']:.1%}, overhead {values['overhead_share']:.1%}, "
-        f"{values['memory_gib']:.1f} GiB"
+        f"{values['memory_gib']:.1f} GiB" + (f", {values['lost']:.0f} samples lost" if values["lost"] else "")
     )
 
 
-def _cut(file: Path, start: int) -> None:
-    """Keep the lines of the first `start` steps; a line that was cut off is dropped."""
+def _cut(file: Path, start: int) -> set[int]:
+    """Keep the lines of the first `start` steps; a line that was cut off is dropped. Gives the steps with scores."""
     if not file.exists():
-        return
-    kept = []
+        return set()
+    kept, scored = [], set[int]()
     for text in file.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(text)["step"] <= start:
+            values = json.loads(text)
+            if values["step"] <= start:
                 kept.append(text + "\n")
+                scored |= {values["step"]} if any(name.startswith("eval/") for name in values) else set()
         except (ValueError, LookupError, TypeError):
             continue
     staged = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     staged.write_text("".join(kept), encoding="utf-8")
     staged.replace(file)
+    return scored
 
 
 def _board(folder: Path, start: int, say: Callable[[str], None]) -> Any:

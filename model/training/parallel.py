@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from model.config import XSamConfig
 from model.training.settings import Stage, StageError
 from model.xsam import XSam
 
+PATIENCE = timedelta(hours=6)  # that processes wait for one another
 BUCKET = 1 << 26  # bytes of gradients that are added up together
 
 T = TypeVar("T")
@@ -45,7 +47,8 @@ def join(cpu: bool = False) -> Processes:
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu)
+    # the first process may build data or score an evaluation while the others wait
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     return Processes(rank=state.process_index, world=state.num_processes, device=state.device)
 
 

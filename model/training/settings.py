@@ -1,6 +1,6 @@
-"""What a stage of training is: frozen settings with the published values, and what must hold before its first step.
+"""What a stage of training is: frozen settings, and what must hold before its first step.
 
-Values are those of X-SAM's recipes (AAAI26_Archive, configs/xsam; cosine instead of multi-step in stage 1 as in main).
+Defaults are the values that X-SAM's recipes share (AAAI26_Archive, configs/xsam).
 """
 
 from __future__ import annotations
@@ -147,39 +147,6 @@ class Stage:
     def num_steps(self, steps_per_epoch: int) -> int:
         """How many steps the run has."""
         return self.steps or self.epochs * steps_per_epoch
-
-
-# --- published -------------------------------------------------------------------------------------------------------
-
-_SLOW_ENCODERS = {"segmentor.encoder": 0.1, "visual_encoder": 0.1}
-PUBLISHED: Mapping[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="s1-segmentor",
-            stage=1,
-            tasks=("genseg",),
-            epochs=36,
-            lr=1e-4,
-            lr_mult={"segmentor.encoder": 0.1},
-            clip=0.01,
-            prompt_swap=False,
-        ),
-        Stage(
-            name="s2-align",
-            stage=2,
-            tasks=("chat",),
-            batch=256,
-            micro=16,
-            lr=1e-3,
-            weight_decay=0.0,
-            trainable=("visual_projector", "seg_projector"),
-            checkpointing=True,
-            prompt_swap=False,
-        ),
-        Stage(name="s3-mixed", stage=3, lr_mult=_SLOW_ENCODERS, checkpointing=True),
-    )
-}
 
 
 # --- before step 1 ---------------------------------------------------------------------------------------------------

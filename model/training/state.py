@@ -96,8 +96,11 @@ class Checkpoints:
 
     def newest(self) -> Found | None:
         """The newest checkpoint whose files are all there and unchanged; None where there is none."""
-        found = self._newest() if self.processes.is_first else None
-        return parallel.gather(found)[0]
+        return self.look()[0]
+
+    def look(self) -> tuple[Found | None, list[str]]:
+        """`newest`; and of those that are newer, why they are passed over."""
+        return parallel.gather(self._look() if self.processes.is_first else (None, []))[0]
 
     def load(self, found: Found, tensors: dict[str, Tensor]) -> None:
         """Fill tensors from a checkpoint.
@@ -118,12 +121,16 @@ class Checkpoints:
         except (OSError, dcp.CheckpointException, RuntimeError) as error:
             raise StateError(f"{found.folder}: cannot be read: {_reason(error)}") from None
 
-    def _newest(self) -> Found | None:
+    def _look(self) -> tuple[Found | None, list[str]]:
+        unsound = []
         for folder in reversed(self._folders()):
-            state = _sound(folder)
-            if state is not None:
-                return Found(folder=folder, step=state["step"], run=state["run"])
-        return None
+            try:
+                state = _sound(folder)
+            except StateError as error:
+                unsound.append(str(error))
+            else:
+                return Found(folder=folder, step=state["step"], run=state["run"]), unsound
+        return None, unsound
 
     def _folders(self) -> list[Path]:
         """From old to new."""
@@ -187,7 +194,8 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
     parts: list[str] = []
     for name, tensor in sorted(weights.items()):
         flat = tensor.detach().reshape(-1)
-        places = torch.linspace(0, max(0, flat.numel() - 1), min(_SAMPLED, flat.numel())).long()
+        number = min(_SAMPLED, flat.numel())
+        places = torch.arange(number) * (flat.numel() - 1) // max(1, number - 1)
         values = flat[places.to(flat.device)].float().cpu()
         parts += [name, str(tuple(tensor.shape)), values.numpy().tobytes().hex()]
     return key_hash(*parts).hex()
@@ -236,10 +244,12 @@ def _publish(place: Path, target: Path, state: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     _settle_folder(place)
+    before = target.with_name(temporary_name(target.name))
     if target.exists():  # of a run that went back before it, or unsound
-        shutil.rmtree(target)
+        target.rename(before)
     place.rename(target)
     _settle_folder(target.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _settle_folder(folder: Path) -> None:
@@ -250,29 +260,26 @@ def _settle_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sound(folder: Path) -> dict[str, Any] | None:
-    """The state of a checkpoint, if it lists its files as they are."""
+def _sound(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint. Raises StateError where it does not list its files as they are."""
     try:
         with (folder / STATE).open("rb") as file:
-            state = json.loads(file.read(MAX_STATE))
-        if (
-            state["format"] != FORMAT
-            or folder.name != f"step-{state['step']:08d}"
-            or not isinstance(state["run"], dict)
-        ):
-            return None
+            state = dict(json.loads(file.read(MAX_STATE)))
+        if state["format"] != FORMAT or folder.name != f"step-{state['step']:08d}":
+            raise StateError(f"{folder}: {STATE} is of another format or step")
+        listed, run = state["files"], state["run"]
+        if not isinstance(run, dict):
+            raise StateError(f"{folder}: {STATE} does not say what the run was")
         files = {f.name: f for f in folder.iterdir() if f.name != STATE}
-        if files.keys() != state["files"].keys():
-            return None
+        if wrong := sorted(files.keys() ^ listed.keys()):
+            raise StateError(f"{folder}: {wrong[0]} is {'not listed' if wrong[0] in files else 'missing'}")
         for name, path in files.items():
-            if path.stat().st_size != state["files"][name]["size"]:
-                return None
             with path.open("rb") as opened:
-                if hash_file(opened) != state["files"][name]["sha256"]:
-                    return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-    return dict(state)
+                if path.stat().st_size != listed[name]["size"] or hash_file(opened) != listed[name]["sha256"]:
+                    raise StateError(f"{folder}: {name} is not as it was written")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StateError(f"{folder}: {STATE} cannot be used: {_reason(error)}") from None
+    return state
 
 
 def _quietly(call: Any, *arguments: Any, **named: Any) -> None:

@@ -45,7 +45,7 @@ class Micro(Protocol):
     """What a process takes at once of a step: `dataengine.loader.Micro`.
 
     step: from 0. index, count: which of how many of this process's micro-batches. stand_in: whether it is only there
-    so that all processes take the same turns, and must not count.
+    so that all processes take the same turns, and must not count. lost: samples that should have been in it.
     """
 
     @property
@@ -62,20 +62,23 @@ class Micro(Protocol):
     def batch(self) -> Batch: ...
     @property
     def stand_in(self) -> bool: ...
+    @property
+    def lost(self) -> Sequence[object]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """What a step was.
 
-    parts: `PARTS`, of all processes together. norm: of the gradient, before clipping. num_samples, num_tokens: of all
-    processes; tokens are positions of the language model. seconds: of this process's forward and backward passes and
-    of the optimizer. stop: whether a process wants to stop.
+    parts: `PARTS`, of all processes together. norm: of the gradient, before clipping. num_samples, num_lost,
+    num_tokens: of all processes; lost samples could not be used, and tokens are positions of the language model.
+    seconds: of this process's forward and backward passes and of the optimizer. stop: whether a process wants to stop.
     """
 
     parts: dict[str, float]
     norm: float
     num_samples: int
+    num_lost: int
     num_tokens: int
     seconds: float
     stop: bool
@@ -104,6 +107,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         found, seconds = [], 0.0
         for micro in micros:
+            if micro.stand_in and not self.is_sharded:  # nobody waits for what this process would compute
+                found.append(torch.zeros(len(PARTS), device=self.processes.device))
+                continue
             batch = self._prepared(micro.batch, number)
             start = time.perf_counter()
             found.append(self._learn(batch, number, totals, 0.0 if micro.stand_in else 1.0))
@@ -126,16 +132,18 @@ class Learner:
             parts=parts,
             norm=length,
             num_samples=int(counts[3]),
+            num_lost=int(counts[5]),
             num_tokens=int(counts[4]),
             seconds=seconds + time.perf_counter() - start,
             stop=stops > 0,
         )
 
     def _count(self, micros: Sequence[Micro]) -> Tensor:
-        """(5,) of the whole step: labelled ids, targets, weights of the class term, samples, positions."""
+        """(6,) of the whole step: labelled ids, targets, weights of the class term, samples, positions, lost ones."""
         decoder = self.model.config.decoder
-        own = torch.zeros(5)
+        own = torch.zeros(6)
         for micro in micros:
+            own[5] += len(micro.lost)
             if micro.stand_in:
                 continue
             batch = micro.batch
@@ -145,7 +153,7 @@ class Learner:
             if self.image_tokens:
                 positions += int((batch.images >= 0).sum()) * (self.image_tokens - 1)
             labelled = int((batch.labels[:, 1:] != IGNORED).sum())
-            own += torch.tensor([labelled, sum(numbers), weight, len(batch.inputs), positions])
+            own[:5] += torch.tensor([labelled, sum(numbers), weight, len(batch.inputs), positions])
         return parallel.add_up(own.to(self.processes.device))
 
     def _prepared(self, batch: Batch, number: int) -> Batch:

@@ -37,12 +37,12 @@ def write(run: running.Run, say: running.Say) -> None:
 
 
 def trained_of(run: running.Run, stage: StageSpec) -> dict[str, float]:
-    """Scores of a stage's last evaluation."""
-    folders = sorted((run.folder_of(stage) / evaluating.EVALUATIONS).glob("step-*"))
+    """Scores of the evaluation at a stage's end."""
+    steps = running.ready_of(run, stage).num_steps
+    folder = run.folder_of(stage) / evaluating.EVALUATIONS / f"step-{steps:08d}"
     found: dict[str, float] = {}
-    for exam in stage.evaluate if folders else ():
-        result = json.loads((folders[-1] / f"{exam.name}.json").read_text(encoding="utf-8"))
-        found |= evaluating.named(exam, result)
+    for exam in stage.evaluate:
+        found |= evaluating.named(exam, json.loads((folder / f"{exam.name}.json").read_text(encoding="utf-8")))
     return found
 
 

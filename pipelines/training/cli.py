@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,9 @@ def _train(
     from pipelines.predicting import require_model
 
     require_model()
+    from dataengine.errors import UserError
+    from dataengine.store.files import Folder
+    from dataengine.store.lock import driver_lock
     from model.training import parallel
     from pipelines.training import data as reading
     from pipelines.training import launch, models
@@ -100,19 +104,29 @@ def _train(
 
     loaded = recipes.of_options(recipes.load(name, changes), steps=steps)
     loaded = models.with_init(loaded, init)
-    place = out or Path("runs") / loaded.name
-    cpu = _is_cpu(device)
+    place = (out or Path("runs") / loaded.name).absolute()  # workers may run in another folder
     launched = launch.is_launched()
-    is_first = not launched or parallel.join(cpu).is_first
-    if is_first:
-        places = reading.prepare(loaded, bound(data), root, place, workers, typer.echo)
-        made = running.Run(recipe=loaded, datasets=places, out=str(place), resume=resume, cpu=cpu)
-        running.check(made)
-        running.write(made)
-    if launched:
-        parallel.wait()
-        return launch.here(running.read(place / running.RUN), typer.echo)
-    return (launch.on_ray if launcher == "ray" else launch.local)(made, processes, typer.echo)
+    if launched and processes > 1:
+        raise UserError("--processes: several processes are here already (RANK and WORLD_SIZE are set)")
+    with ExitStack() as opened:
+        if launcher == "ray":
+            opened.enter_context(launch.ray_session())
+        cpu = _is_cpu(device, launch.has_gpus if launcher == "ray" else None)
+        if not launched or parallel.join(cpu).is_first:
+            running.check_free(place, resume)
+            running.check_recipe(loaded)
+            place.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(driver_lock(Folder(str(place))))
+            places = reading.prepare(loaded, bound(data), root, place, workers, typer.echo)
+            made = running.Run(recipe=loaded, datasets=places, out=str(place), resume=resume, cpu=cpu)
+            running.check(made)
+            running.write(made)
+        if launched:
+            parallel.wait()
+            return launch.here(running.read(place / running.RUN), typer.echo)
+        if launcher == "ray":
+            return launch.on_ray(made, processes)
+        return launch.local(made, processes, typer.echo)
 
 
 def bound(given: Sequence[str]) -> dict[str, str]:
@@ -130,11 +144,16 @@ def bound(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _is_cpu(device: str) -> bool:
+def _is_cpu(device: str, has_gpus: Callable[[], bool] | None = None) -> bool:
+    """has_gpus: tells of the machines that train, where those are others than this one."""
     import torch
 
     from dataengine.errors import UserError
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no such device here")
-    return device == "cpu" or not torch.cuda.is_available()
+    if device == "cpu":
+        return True
+    found = torch.cuda.is_available() if has_gpus is None else has_gpus()
+    if device == "cuda" and not found:
+        where = "torch finds no such device here" if has_gpus is None else "the cluster has no GPU"
+        raise UserError(f"--device cuda: {where}")
+    return not found

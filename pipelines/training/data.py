@@ -8,16 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataengine.errors import UserError
+from dataengine.keyed import key_hash
 from dataengine.store.commits import MANIFEST
 from dataengine.store.files import Folder
+from pipelines import plan as planning
 from pipelines import recipe as recipes
 from pipelines.recipe import Recipe
 from pipelines.training.recipe import DatasetSpec, StageSpec, TrainingError, TrainRecipe, WorldSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dataengine.loader.groups import Data as Rows
     from dataengine.loader.loader import Loader
     from dataengine.loader.order import Order
@@ -50,10 +54,14 @@ def prepare(
         name: (_recipe_of(name, place[0]), *place) for name, place in places.items() if not isinstance(place, str)
     }
     if wanted and root is None and recipe.world is not None:
-        root = str(_draw(recipe.world, out / WORLD, workers, say))
+        root = str(draw(recipe.world, out / WORLD, workers, say))
     for name, (made, spec, own) in wanted.items():
         places[name] = _build(made, spec, own or spec.root or root, out / DATA / name, workers, say)
-    return {name: str(place) for name, place in places.items()}
+    return {name: _absolute(str(place)) for name, place in places.items()}
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def _place(recipe: TrainRecipe, name: str, given: Mapping[str, str]) -> str | tuple[DatasetSpec, str | None]:
@@ -70,7 +78,7 @@ def _place(recipe: TrainRecipe, name: str, given: Mapping[str, str]) -> str | tu
     return spec, own
 
 
-def _draw(spec: WorldSpec, root: Path, workers: int, say: Say) -> Path:
+def draw(spec: WorldSpec, root: Path, workers: int, say: Say) -> Path:
     """The world, drawn once; another one in its place is refused."""
     from pipelines.world_published import LAYOUTS, write_published
 
@@ -99,16 +107,29 @@ def _build(recipe: Recipe, spec: DatasetSpec, root: str | None, out: Path, worke
     from pipelines import build as building
     from pipelines.vgd import benchmark, lock
 
+    recipe = recipe if root is None else _rooted(recipe, root)
     if Folder(str(out)).exists(lock.FILE if spec.lock else MANIFEST):
+        _check_same(recipe, spec.limit, out)
         return str(out)
     say(f"building {out.name}")
     settings = building.Settings(workers=workers, resume=out.exists(), limit=spec.limit)
-    recipe = recipe if root is None else _rooted(recipe, root)
     if spec.lock:
         benchmark.build(recipe, str(out), settings)
     else:
         building.run(recipe, str(out), settings)
     return str(out)
+
+
+def _check_same(recipe: Recipe, limit: int | None, out: Path) -> None:
+    """Raise TrainingError where a finished dataset is of another recipe than the one that would build it now."""
+    with Folder(str(out)).open(planning.PLAN) as file:
+        before, identity = planning.recipe_of(file), planning.identity_of(file)[1]
+    was = before.model_dump(mode="json") | {"limit": identity["limit"]}
+    now = recipe.with_absolute_paths().model_dump(mode="json") | {"limit": limit}
+    if was != now:
+        raise TrainingError(
+            f"{out}: built by another recipe, {planning.difference(was, now)}; delete it, or take another --out"
+        )
 
 
 def _rooted(recipe: Recipe, root: str) -> Recipe:
@@ -130,18 +151,24 @@ class Source:
     order: Order
 
 
-def open_source(stage: StageSpec, datasets: Mapping[str, str]) -> Source:
+def open_source(stage: StageSpec, datasets: Mapping[str, str], cache: Path | None = None) -> Source:
     """Open a stage's datasets; every shard is looked at.
 
+    Args:
+        cache: a folder that keeps lengths of samples.
     Raises:
         UserError: a dataset or shard is missing, or changed; the mixing rule does not fit; there is nothing to read.
     """
     from dataengine.loader.groups import open_data
+    from dataengine.loader.lengths import text_lengths
     from dataengine.loader.order import Order
 
     rows = open_data([datasets[name] for name in stage.data], tasks=stage.train.tasks or None)
     rule = None if stage.mixing is None else stage.mixing.to_rule()
-    order = Order(rows.sources, rule, seed=stage.train.seed, batch=stage.train.batch, block=stage.block)
+    lengths = text_lengths(rows, cache) if stage.by_length else None
+    order = Order(
+        rows.sources, rule, seed=stage.train.seed, batch=stage.train.batch, block=stage.block, lengths=lengths
+    )
     return Source(rows=rows, order=order)
 
 
@@ -163,20 +190,32 @@ def categories_of(rows: Rows) -> dict[int, str]:
 
 
 def feed_of(stage: StageSpec, source: Source, processor: Processor) -> Data:
-    """What the training loop reads. What is drawn anew is part of the order, which a resume compares."""
+    """What the training loop reads. What is made of samples is part of the order, which a resume compares."""
+    from dataengine.loader import fresh
+    from model.training import draws
     from model.training.loop import Data
 
-    redraw = None if stage.redraw is None else stage.redraw.model_dump(mode="json")
+    made: dict[str, Any] = {
+        "redraw": None if stage.redraw is None else {"version": fresh.VERSION, **stage.redraw.model_dump(mode="json")},
+        "draws": draws.VERSION,
+        "expand_to_square": processor.config.expand_to_square,
+        "words": None if processor.tokenizer is None else _fingerprint(processor.tokenizer),
+    }
     return Data(
         loader=partial(_loader, stage, source, processor),
         tasks=frozenset(source.order.tasks),
         steps_per_epoch=source.order.steps_per_epoch,
         fingerprint=source.rows.fingerprint,
-        order={**source.order.settings, "redraw": redraw},
+        order={**source.order.settings, **made},
         place=partial(_place_of, source.rows),
         described=source.rows.describe(),
         check_same=source.rows.check_same,
     )
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for tokenizers of the same words and markers."""
+    return key_hash(json.dumps(sorted(tokenizer.get_vocab().items()))).hex()
 
 
 def _loader(stage: StageSpec, source: Source, processor: Processor, start: int) -> Loader[Inputs, Batch]:

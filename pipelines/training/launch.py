@@ -10,17 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dataengine.errors import UserError
+from model.training.parallel import PATIENCE
 from pipelines.training import run as running
 from pipelines.training.run import Run
 
 TICK_S = 0.2
 GRACE_S = 60.0  # that the others have to end when one has failed
+TRIES = 2  # more, after workers were lost
+STOP, FAILED = "ray-stop", "ray-failed"  # files by which the driver and its workers tell each other
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Say = Callable[[str], None]
 
@@ -50,51 +54,53 @@ def local(run: Run, processes: int, say: Say) -> int:
         return here(run, say)
     file = Path(run.out) / running.RUN
     children: list[subprocess.Popen[bytes]] = []
-    with _handing_on(children):
-        for rank in range(processes):
-            with (Path(run.out) / f"rank-{rank}.log" if rank else Path(os.devnull)).open("wb") as log:
-                children.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "pipelines.training.launch", str(file)],
-                        env={**os.environ, **_environment(run, rank, processes)} | _meeting(children, processes),
-                        stdout=None if rank == 0 else log,
-                        stderr=None if rank == 0 else log,
-                        start_new_session=True,  # a terminal's Ctrl-C comes once, from here
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    with _handing_on(lambda number: _signal(children, number)) as handed_on:
+        try:
+            for rank in range(processes):
+                with (Path(run.out) / f"rank-{rank}.log" if rank else Path(os.devnull)).open("wb") as log:
+                    children.append(
+                        subprocess.Popen(
+                            [sys.executable, "-m", "pipelines.training.launch", str(file)],
+                            env={**os.environ, **_environment(run, rank, processes), **meeting},
+                            stdout=None if rank == 0 else log,
+                            stderr=None if rank == 0 else log,
+                            start_new_session=True,  # a terminal's Ctrl-C comes once, from here
+                        )
                     )
-                )
-        return _wait(children, Path(run.out))
+            return _wait(children, Path(run.out), handed_on)
+        finally:  # no child is left
+            _signal(children, signal.SIGKILL)
+            for child in children:
+                child.wait()
 
 
-_PORT: list[int] = []
-
-
-def _meeting(children: list[Any], processes: int) -> dict[str, str]:
-    """Where processes meet: a free port, found for the first one."""
-    if not children:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            _PORT[:] = [free.getsockname()[1]]
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_PORT[0])}
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _environment(run: Run, rank: int, processes: int) -> dict[str, str]:
-    """As `torchrun` has it; on the CPU, threads are shared out, and memory is kept."""
-    from model.training.loop import malloc_environment
-
+    """As `torchrun` has it; on the CPU, threads are shared out."""
     found = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     found["LOCAL_WORLD_SIZE"] = str(processes)
     if run.cpu:
-        found |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **malloc_environment()}
+        found |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     return found
 
 
-def _wait(children: list[subprocess.Popen[bytes]], out: Path) -> int:
-    """The exit code of the first that failed, else 0."""
+def _wait(children: list[subprocess.Popen[bytes]], out: Path, handed_on: Collection[int] = ()) -> int:
+    """The exit code of the first that failed, else of the first that was interrupted, else 0.
+
+    Args:
+        handed_on: signals that the children were sent, to end by them; it may become more meanwhile.
+    """
     failed: tuple[int, int] | None = None
     deadline = float("inf")
     while None in [child.poll() for child in children]:  # every one is asked
         for rank, child in enumerate(children):
-            if child.returncode and failed is None:
+            if child.returncode and failed is None and child.returncode - 128 not in handed_on:
                 failed, deadline = (rank, child.returncode), time.monotonic() + GRACE_S
                 _signal(children, signal.SIGTERM)
         if time.monotonic() > deadline:
@@ -102,9 +108,10 @@ def _wait(children: list[subprocess.Popen[bytes]], out: Path) -> int:
         time.sleep(TICK_S)
     codes = [child.returncode for child in children]
     if failed is None:
-        failed = next(((rank, code) for rank, code in enumerate(codes) if code), None)
-    if failed is None:
-        return 0
+        bad = [(rank, code) for rank, code in enumerate(codes) if code]
+        failed = next((each for each in bad if each[1] - 128 not in handed_on), None)
+        if failed is None:
+            return bad[0][1] if bad else 0
     rank, code = failed
     if rank:
         tail = (out / f"rank-{rank}.log").read_text(encoding="utf-8", errors="replace")[-2000:]
@@ -119,20 +126,19 @@ def _signal(children: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 @contextmanager
-def _handing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Within, SIGTERM and SIGINT are handed on; at its end no child is left."""
+def _handing_on(hand_on: Callable[[int], None]) -> Iterator[set[int]]:
+    """Within, SIGTERM and SIGINT are handed on; yields those that came."""
+    came: set[int] = set()
 
-    def hand_on(number: int, _: object) -> None:
-        _signal(children, number)
+    def note(number: int, _: object) -> None:
+        came.add(number)
+        hand_on(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield
+        yield came
     finally:
-        _signal(children, signal.SIGKILL)
-        for child in children:
-            child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -153,45 +159,87 @@ def main(file: str) -> int:
 # --- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def on_ray(run: Run, processes: int, say: Say) -> int:
-    """Train in so many workers of Ray Train: on the cluster of `RAY_ADDRESS`, else on one that is started here.
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """A session of Ray: the one that there is, that of `RAY_ADDRESS`, or one that is started here and ends here."""
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address=address, include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def has_gpus() -> bool:
+    """Whether the cluster of this session has any."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def on_ray(run: Run, processes: int) -> int:
+    """Train in so many workers of Ray Train, in the session that there is; gives the exit code.
 
     The run's folder must be one that all workers see. Where a worker or its machine is lost, all go on from the newest
-    checkpoint.
+    checkpoint, `TRIES` times; what a user must mend ends the run at once. SIGTERM and SIGINT end it with a checkpoint.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    mine = not ray.is_initialized()
-    if mine:
-        address = os.environ.get("RAY_ADDRESS", "local")
-        ray.init(address=address, include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
+    out = Path(run.out).absolute()
+    for name in (STOP, FAILED):
+        (out / name).unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"run": run.model_dump_json()},
+        torch_config=TorchConfig(backend="gloo" if run.cpu else "nccl", timeout_s=int(PATIENCE.total_seconds())),
+        scaling_config=ScalingConfig(num_workers=processes, use_gpu=not run.cpu),
+        run_config=RunConfig(name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=TRIES)),
+    )
+    with _handing_on(lambda number: _ask(out, number)) as came:
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:  # type: ignore[attr-defined]
+            failed = out / FAILED
+            raise LaunchError(failed.read_text("utf-8") if failed.exists() else f"Ray Train: {error}") from None
+    return 128 + min(came) if came else 0
+
+
+def _ask(out: Path, number: int) -> None:
+    """Write for the workers which signal came."""
+    staged = out / f".{STOP}.tmp"
+    staged.write_text(str(number), encoding="ascii")
+    staged.replace(out / STOP)
+
+
+def _asked(out: Path) -> int | None:
     try:
-        trainer = TorchTrainer(
-            _on_worker,
-            train_loop_config={"run": run.model_dump_json()},
-            torch_config=TorchConfig(backend="gloo" if run.cpu else "nccl"),
-            scaling_config=ScalingConfig(num_workers=processes, use_gpu=not run.cpu),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(Path(run.out).absolute()),
-                failure_config=FailureConfig(max_failures=2),
-            ),
-        )
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:  # type: ignore[attr-defined]
-        raise LaunchError(f"Ray Train: {error}") from None
-    finally:
-        if mine:
-            ray.shutdown()
-    return 0
+        return int((out / STOP).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _on_worker(settings: dict[str, Any]) -> None:
     """What a worker of Ray Train does; it may be a second try."""
+    from model.training.loop import Asked
+
     run = Run.model_validate_json(settings["run"])
-    running.go(run.model_copy(update={"resume": True}), lambda line: print(line, flush=True))
+    out = Path(run.out)
+    if (out / FAILED).exists():
+        raise LaunchError((out / FAILED).read_text("utf-8"))
+    try:
+        again = run.model_copy(update={"resume": True})
+        running.go(again, lambda line: print(line, flush=True), Asked(look=partial(_asked, out)))
+    except UserError as error:
+        (out / FAILED).write_text(str(error), encoding="utf-8")
+        raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.checkpoints import CONFIG, HANDED_ON, load_into, read_state
 from model.config import PRESETS, XSamConfig, from_json, stage1
+from model.training.settings import is_within
 from pipelines.training.recipe import PARTS, ModelSpec, StageSpec, TrainingError, TrainRecipe
 
 if TYPE_CHECKING:
@@ -97,21 +98,43 @@ def begin(recipe: TrainRecipe, stage: StageSpec, config: XSamConfig, exports: Ma
     from model.training.export import take_over
 
     model = fresh(config, stage.train.seed)
-    parts = dict(model.named_children())
     for part, source in stage.init.items():
         if part == "checkpoint":
             load_into(model, read_state(source), name=source)
         elif part in ("stage1", "stage2"):
             take_over(model, source, int(part[-1]))
-        elif part.partition(".")[0] in parts or (part == "mask2former" and "segmentor" in parts):
-            load_part(model, part, source)
         else:
-            raise TrainingError(f"stage {stage.name}: init: its model has no {part}; it has {', '.join(parts)}")
+            load_part(model, part, source)
     for earlier in recipe.stages[: [s.name for s in recipe.stages].index(stage.name)]:
-        prefixes = stage.take.get(earlier.name, HANDED_ON.get(earlier.train.stage, ()))
-        if prefixes:
+        if prefixes := _taken(stage, earlier):
             load_into(model, read_state(exports[earlier.name]), only=prefixes, name=str(exports[earlier.name]))
     return model
+
+
+def _taken(stage: StageSpec, earlier: StageSpec) -> tuple[str, ...]:
+    """Prefixes of the weights that a stage takes of one before it."""
+    return tuple(stage.take.get(earlier.name, HANDED_ON.get(earlier.train.stage, ())))
+
+
+def check_parts(stage: StageSpec, model: XSam) -> None:
+    """Say what of a stage's `init` and `take` its model has no place for.
+
+    Args:
+        model: of the stage; its weights need no values.
+    Raises:
+        TrainingError: a part that the model does not have.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    parts = dict(model.named_children())
+    for part in stage.init:
+        if part not in FOLDERS and part.partition(".")[0] not in parts and part != "mask2former":
+            raise TrainingError(f"stage {stage.name}: init: its model has no {part}; it has {', '.join(parts)}")
+    for earlier, prefixes in stage.take.items():
+        for prefix in prefixes:
+            if not any(is_within(name, (prefix,)) for name in names):
+                raise TrainingError(
+                    f"stage {stage.name}: take: {earlier}: its model has no {prefix}; it has {', '.join(parts)}"
+                )
 
 
 def check_inits(recipe: TrainRecipe) -> None:
@@ -135,6 +158,14 @@ def check_inits(recipe: TrainRecipe) -> None:
         before.add(stage.train.stage)
 
 
+def check_published(recipe: TrainRecipe) -> None:
+    """Fetch the settings of all published weights that the stages begin with. Raises UserError."""
+    from model.parts import check_source
+
+    for source in sorted({s for stage in recipe.stages for part, s in stage.init.items() if part not in FOLDERS}):
+        check_source(source)
+
+
 def with_init(recipe: TrainRecipe, given: Sequence[str]) -> TrainRecipe:
     """The recipe with the weights of `--init PART=WEIGHTS`, for every stage that can hold them.
 
@@ -149,6 +180,9 @@ def with_init(recipe: TrainRecipe, given: Sequence[str]) -> TrainRecipe:
         for place, stage in enumerate(stages):
             if _takes(stage, part):
                 stages[place] = stage.model_copy(update={"init": {**stage.init, part: source}})
+    for place, stage in enumerate(stages):  # workers may run in another folder
+        found = {part: str(Path(s).absolute()) if Path(s).exists() else s for part, s in stage.init.items()}
+        stages[place] = stage.model_copy(update={"init": found})
     return recipe.model_copy(update={"stages": tuple(stages)})
 
 

@@ -5,6 +5,7 @@ Values of a stage's own keys are those of `model.training.Stage`; the rest says 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from dataengine.loader.fresh import Redraw
 from dataengine.sample import Task
 from model.training.settings import Stage
 from pipelines import recipe as building
-from pipelines.recipe import Int, Kinds, MixSpec, Name, Names
+from pipelines.recipe import Int, Kinds, MixSpec, Name, Names, read_change
 
 SHIPPED = building.SHIPPED / "train"
 STAGE_KEYS = tuple(field.name for field in dataclasses.fields(Stage))
@@ -117,8 +118,9 @@ class StageSpec(_Model):
     """A stage: what it reads, where it begins, and `train`, how it learns, whose keys stand beside these in the file.
 
     data: names of datasets; mixing: how often their sources are drawn, by default each sample once. redraw: what is not
-    taken as it is stored, but drawn anew each time. workers: processes that read, for each one that trains. block:
-    samples that are shuffled among each other. budget: share of samples that may be unusable. init: published weights
+    taken as it is stored, but drawn anew each time. by_length: steps take samples whose conversations are of like
+    length. workers: processes that read, for each one that trains. block: samples that are shuffled among each other.
+    budget: share of samples that may be unusable. init: published weights
     of parts, by names on the hub or folders; `checkpoint` is a whole model, `stage1` and `stage2` what those stages
     made, where they are not of this run; requires: those without which it must not begin. take: parts that are taken of
     each earlier stage of this run, by its name, instead of what it usually hands on. expand_to_square: of the pictures
@@ -129,6 +131,7 @@ class StageSpec(_Model):
     data: Names = Field(min_length=1)
     mixing: MixSpec | None = None
     redraw: RedrawSpec | None = None
+    by_length: bool = False
     workers: Int = Field(default=1, ge=0, le=256)
     block: Int = Field(default=4096, ge=1)
     budget: float = Field(default=0.01, ge=0, le=1)
@@ -196,7 +199,15 @@ def load(name: str, changes: Sequence[str] = ()) -> TrainRecipe:
     Raises:
         TrainingError: there is none, or it is not valid.
     """
-    values = _read(name)
+    return _checked(_read(name), changes, name)
+
+
+def parse(values: Mapping[str, Any], changes: Sequence[str], name: str) -> TrainRecipe:
+    """The recipe of these values; see `load`. name: of what it is for, for messages. Raises TrainingError."""
+    return _checked(_expanded(copy.deepcopy(dict(values)), name, ()), changes, name)
+
+
+def _checked(values: dict[str, Any], changes: Sequence[str], name: str) -> TrainRecipe:
     for change in changes:
         _change(values, change, name)
     try:
@@ -206,7 +217,7 @@ def load(name: str, changes: Sequence[str] = ()) -> TrainRecipe:
 
 
 def _read(name: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The values of a recipe, those of others in their places."""
+    """The values of a recipe by its name, those of others in their places."""
     path = SHIPPED / f"{name}.yaml" if name in shipped() else Path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -217,6 +228,11 @@ def _read(name: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(f"{name}: not a YAML file: {error}") from None
+    return _expanded(values, name, within)
+
+
+def _expanded(values: Any, name: str, within: tuple[str, ...]) -> dict[str, Any]:
+    """Values of a recipe, those of others in their places."""
     if not isinstance(values, dict) or not isinstance(values.get("stages", []), list):
         raise TrainingError(f"{name}: keys with values are needed, among them a list of stages")
     stages: list[Any] = []
@@ -234,13 +250,7 @@ def _read(name: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _change(values: dict[str, Any], change: str, name: str) -> None:
-    key, mark, text = change.partition("=")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TrainingError(f"--set {change}: not a YAML value: {error}") from None
-    if not mark or not key:
-        raise TrainingError(f"--set {change}: write KEY=VALUE, for example batch=8")
+    key, value = read_change(change, "batch=8", TrainingError)
     stages = [stage for stage in values.get("stages", ()) if isinstance(stage, dict)]
     first, _, rest = key.partition(".")
     named = [stage for stage in stages if stage.get("name") == first]

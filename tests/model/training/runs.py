@@ -79,6 +79,7 @@ class Micro:
     sample_ids: tuple[str, ...]
     batch: Batch
     stand_in: bool = False
+    lost: tuple[object, ...] = ()
 
 
 def inputs_of(processor: Processor, task: str, number: int) -> Inputs:

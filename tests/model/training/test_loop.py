@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import shutil
@@ -154,6 +153,7 @@ def _refuse(described):
         ({"check_same": _refuse}, "another dataset"),
         ({"order": {"seed": 2}}, "the order of samples"),
         ({"model": 1}, "the weights that are not learned"),
+        ({"points": 5}, r"model\.decoder: was .*'points': 32.*, is .*'points': 5"),
         ({"resume": False}, "holds a run of 2 steps"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -165,6 +165,8 @@ def test_another_run_is_not_gone_on_with(finished, changed, said):
         **{k: v for k, v in changed.items() if k in ("check_same", "fingerprint", "order")},
     )
     model = fresh(seed=changed.get("model", 0))
+    if "points" in changed:
+        model.config = replace(model.config, decoder=replace(model.config.decoder, points=changed["points"]))
     with pytest.raises(StateError, match=said):
         loop.train(stage, model, data, finished, resume=changed.get("resume", True), cpu=True, say=lambda _: None)
 
@@ -224,6 +226,56 @@ def test_data_that_fails_because_its_workers_were_asked_to_stop_too_ends_in_a_ch
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+def stopping_at(step):
+    """Scores, and those of a step are interrupted once."""
+    asked = []
+
+    def evaluate(model, at):
+        asked.append(at)
+        if at == step and asked.count(at) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"ap": float(at)}
+
+    return evaluate, asked
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_evaluation_that_was_interrupted_is_done_when_the_run_goes_on(tmp_path, step):
+    stage = replace(SHORT, evaluate_every=1, save_every=1)
+    evaluate, asked = stopping_at(step)
+    loader = Loader(stage=stage, tasks=WORDS)
+    first = run(stage, tmp_path, loader, evaluate=evaluate)
+    assert (first.steps, first.signal) == (step, signal.SIGTERM)
+    assert not (tmp_path / "model").exists()
+    again = run(stage, tmp_path, loader, evaluate=evaluate, resume=True)
+    assert (again.steps, again.signal) == (2, None)
+    assert asked == [1, 1, 2] if step == 1 else [1, 2, 2]
+    scored = [record["step"] for record in metrics(tmp_path) if "eval/ap" in record]
+    assert scored == [1, 2]
+    assert (tmp_path / "model").exists()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "checkpoints" / "step-00000002" / "state.json").unlink()
+    for resume in (True, False):
+        with pytest.raises(StateError, match=r"(?s)move them away.*step-00000002: state\.json cannot be used"):
+            run(FROZEN, copy, Loader(stage=FROZEN, tasks=WORDS), resume=resume)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(StateError, match="holds a trained model without its checkpoints"):
+        run(FROZEN, copy, Loader(stage=FROZEN, tasks=WORDS), resume=True)
+
+
+def test_where_another_way_than_signals_asks_it_stops_after_the_step(tmp_path):
+    looks = iter([None, None, None, signal.SIGTERM])
+    asked = loop.Asked(look=lambda: next(looks))
+    stage = replace(PLAIN, steps=20)
+    result = run(stage, tmp_path, Loader(stage=stage, tasks=WORDS), asked=asked)
+    assert result.signal == signal.SIGTERM
+    assert result.steps == 4
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------------
 
 
@@ -248,9 +300,36 @@ def test_evaluation_and_export_have_the_average_and_the_logs_everything(tmp_path
     assert [record["eval/ap"] for record in logged[1::2]] == [1.5, 2.5]
     wanted = {"loss", "language", "segmentation", "mask", "dice", "class", "rate", "gradient", "epoch", "task"}
     wanted |= {"seconds_per_step", "samples_per_second", "tokens_per_second", "data_wait_share", "overhead_share"}
-    assert logged[0].keys() >= wanted | {"memory_gib"}
+    assert logged[0].keys() >= wanted | {"memory_gib", "lost"}
+    assert events(tmp_path / "tensorboard")["eval/ap"] == [(1, 1.5), (2, 2.5)]
+    assert events(tmp_path / "tensorboard")["loss"] == [
+        (record["step"], pytest.approx(record["loss"])) for record in logged if "loss" in record
+    ]
     assert logged[0]["loss"] == pytest.approx(logged[0]["language"] + logged[0]["segmentation"], rel=1e-5)
     assert any("data wait" in line and "samples/s" in line for line in said)
+
+
+def events(folder):
+    """What TensorBoard reads: {name: [(step, value), …]}."""
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = reading.EventAccumulator(str(folder))
+    found.Reload()
+    return {name: [(e.step, e.value) for e in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+def test_samples_that_are_lost_are_counted(tmp_path):
+    stage = replace(SHORT, log_every=1)
+
+    def loader(start):
+        for micro in Loader(stage=stage, tasks=WORDS)(start):
+            yield replace(micro, lost=("x",) * micro.step)
+
+    loader.tasks = WORDS
+    said = []
+    loop.train(stage, fresh(), data_of(loader), tmp_path, cpu=True, say=said.append)
+    per_step = next(Loader(stage=stage, tasks=WORDS)(0)).count
+    assert [record["lost"] for record in metrics(tmp_path)] == [0, per_step]
+    assert said[-1].endswith(f", {per_step} samples lost")
 
 
 def test_a_finished_run_that_is_resumed_exports_again(finished, tmp_path):
@@ -336,11 +415,22 @@ def test_adapters_are_learned_alone_and_merged_in_the_end(tmp_path):
         torch.testing.assert_close(exported(micro.batch, draws()).loss, model.eval()(micro.batch, draws()).loss)
 
 
+def test_fresh_adapters_depend_on_the_seed_alone():
+    def weights(seed, other):
+        torch.manual_seed(other)
+        model = fresh()
+        export.add_adapters(model, Lora(rank=2, targets=("q_proj",)), seed)
+        return torch.cat([w.flatten() for n, w in model.named_parameters() if ".lora_A." in n])
+
+    assert torch.equal(weights(1, 1), weights(1, 2))
+    assert not torch.equal(weights(1, 1), weights(2, 1))
+
+
 @pytest.mark.parametrize("lora", [Lora(targets=("nothing",)), Lora()], ids=["no such layer", "no language model"])
 def test_adapters_that_have_no_place(lora):
     config = CONFIG if lora.targets else stage1(CONFIG)
     with pytest.raises(StageError, match="lora"):
-        export.add_adapters(XSam(config), lora)
+        export.add_adapters(XSam(config), lora, 0)
 
 
 def test_each_stage_hands_on_what_the_next_one_begins_with(tmp_path):
@@ -373,5 +463,3 @@ def test_blocks_are_the_layers_of_the_encoders_and_of_the_language_model():
         *(f"visual_encoder.vision_model.encoder.layers.{n}" for n in range(3)),
         *(f"llm.model.layers.{n}" for n in range(2)),
     ]
-    stated = loop.malloc_environment()
-    assert stated == json.loads(json.dumps(stated))

@@ -133,6 +133,24 @@ def test_a_damaged_checkpoint_is_passed_over(checkpoints, damage):
     assert checkpoints.newest().step == 1
 
 
+def test_what_is_passed_over_is_named(checkpoints):
+    save(checkpoints, 1)
+    cut(save(checkpoints, 2))
+    found, unsound = checkpoints.look()
+    assert found.step == 1
+    (reason,) = unsound
+    assert "step-00000002: " in reason
+    assert reason.endswith("is not as it was written")
+
+
+def test_a_checkpoint_that_is_written_again_replaces_the_first(checkpoints):
+    save(checkpoints, 1)
+    cut(save(checkpoints, 2))
+    save(checkpoints, 2)
+    assert [f.name for f in sorted(checkpoints.folder.iterdir())] == ["step-00000001", "step-00000002"]
+    assert checkpoints.newest().step == 2
+
+
 def test_another_model_is_refused_and_nothing_is_read(checkpoints):
     save(checkpoints, 1)
     model = Parts(seed=1)
@@ -162,6 +180,13 @@ def test_frozen_weights_are_told_apart():
     assert state.digest_of(weights) == state.digest_of(dict(reversed(weights.items())))
     for other in ({"a": weights["a"] + 1}, {"b": torch.zeros(4, dtype=torch.bfloat16)}, {"c": torch.zeros(1)}):
         assert state.digest_of(weights | other) != state.digest_of(weights)
+
+
+def test_the_digest_of_a_weight_beyond_what_float32_counts():
+    large = torch.zeros((1 << 24) + 4, dtype=torch.uint8)
+    before = state.digest_of({"a": large})
+    large[-1] = 1
+    assert state.digest_of({"a": large}) != before
 
 
 def test_many_files_are_one_checkpoint(checkpoints, monkeypatch):

@@ -103,6 +103,48 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(done):
     assert (Path(made.out) / "three" / "metrics.jsonl").read_text() == before
 
 
+def test_a_stage_whose_checkpoints_were_deleted_is_not_trained_again(done, tmp_path):
+    made, _ = done
+    out = tmp_path / "out"
+    shutil.copytree(made.out, out)
+    shutil.rmtree(out / "one" / "checkpoints")
+    before = (out / "one" / "model" / "model.safetensors").read_bytes()
+    said: list[str] = []
+    assert run.go(made.model_copy(update={"resume": True, "out": str(out)}), said.append) is None
+    assert any(line.endswith("its checkpoints are gone; its model is taken as it is") for line in said)
+    assert (out / "one" / "model" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.set.decoder.points=16", r"model\.set\.decoder\.points was 32 and is 16"),
+        ("three.lr=0.5", r"three\.lr: was 0\.001, is 0\.5"),
+        ("name=other", "holds a run of small, not of other"),
+    ],
+)
+def test_a_run_that_goes_on_as_another_is_refused_and_stays_as_it_is(done, small, change, said):
+    made, _ = done
+    file = Path(made.out) / run.RUN
+    before = file.read_bytes()
+    changed = run.Run(
+        recipe=recipe.load(str(small), [change]), datasets=made.datasets, out=made.out, resume=True, cpu=True
+    )
+    with pytest.raises(TrainingError, match=said):
+        run.write(changed)
+    assert file.read_bytes() == before
+
+
+def test_steps_of_like_length_are_part_of_the_order(small, datasets, tmp_path):
+    orders = []
+    for change in ("three.by_length=false", "three.by_length=true"):
+        made = run_of(small, datasets, tmp_path, change)
+        orders.append(run.ready_of(made, made.recipe.stages[2]).source.order)
+    assert orders[0].settings["lengths"] is None
+    assert orders[1].settings["lengths"] is not None
+    assert list((tmp_path / run.CACHE).iterdir())
+
+
 def test_a_folder_with_a_run_is_not_written_over(done):
     with pytest.raises(TrainingError, match="add --resume"):
         run.write(done[0])
@@ -142,6 +184,9 @@ def test_another_dataset_is_refused_when_a_run_goes_on(done, shapes, tmp_path):
         ("three.trainable=[lm]", "trainable: no weight of the model begins with 'lm'"),
         ("three.mixing={rule: weights, weights: {coco: 1}}", "coco"),
         ("three.init={stage1: nowhere}", "stage1: nowhere is no checkpoint folder"),
+        ("three.take={two: [projector]}", "take: two: its model has no projector"),
+        ("one.init={visual_encoder: shapes}", "no published weights"),
+        ("model.tokenizer=nowhere/at-all", "nowhere/at-all"),
         ("two.requires=[2]", "begins with what stage 2 makes"),
         ("one.evaluate=[{name: x, data: vgd_val, task: vgdseg, prompts: [point]}]", "a fixed head only answers genseg"),
         ("three.evaluate=[{name: x, data: vgd_val, task: vgdseg}]", "needs the kinds of prompts"),
@@ -168,6 +213,25 @@ def test_a_missing_shard_is_named(small, datasets, tmp_path):
     made = run_of(small, {**datasets, "mixed": str(copy)}, tmp_path / "out")
     with pytest.raises(UserError, match=shard.name):
         run.check(made)
+
+
+def test_a_built_dataset_is_used_again_by_the_same_recipe_alone(shapes, tmp_path):
+    coco = {"builder": "coco", "task": "genseg", "root": "coco", "splits": ["train2017"]}
+    values = {"name": "x", "model": {"preset": "tiny"}, "stages": [{"name": "s", "stage": 3, "data": ["thing"]}]}
+
+    def prepared(limit: int, **changed) -> list[str]:
+        spec = {"limit": limit, "build": {"sources": {"coco": coco | changed}}}
+        made = recipe.TrainRecipe.model_validate(values | {"datasets": {"thing": spec}})
+        said: list[str] = []
+        data.prepare(made, {}, str(shapes), tmp_path, 1, said.append)
+        return said
+
+    assert prepared(2) == ["building thing"]
+    assert prepared(2) == []
+    with pytest.raises(TrainingError, match="thing: built by another recipe, limit was 2 and is 3"):
+        prepared(3)
+    with pytest.raises(TrainingError, match=r"sources\.coco\.splits was \[\"train2017\"\] and is \[\"val2017\"\]"):
+        prepared(2, splits=["val2017"])
 
 
 def test_a_dataset_that_is_not_given_is_named(tmp_path):
