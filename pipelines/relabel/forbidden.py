@@ -1,0 +1,56 @@
+"""Pictures that must not be labelled: those that somebody tests on, or keeps as a gold set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from dataengine.ledger.records import Picture
+from dataengine.sample import Image
+from dataengine.store.dataset import open_dataset, picture_of
+from dataengine.store.files import Folder
+
+
+@dataclass(slots=True)
+class Forbidden:
+    """keys: `image_key`s. contents: sha256 (hex) of files. found: keys of those that were met, and left out."""
+
+    keys: frozenset[str] = frozenset()
+    contents: frozenset[str] = frozenset()
+    found: set[str] = field(default_factory=set)
+
+    def __call__(self, picture: Picture) -> bool:
+        if picture.key not in self.keys and picture.sha256 not in self.contents:
+            return False
+        self.found.add(picture.key)
+        return True
+
+
+def pictures_of(places: Sequence[str]) -> Forbidden:
+    """The pictures of finished datasets and of ledgers, known by key and by content.
+
+    Raises:
+        UserError: a folder is neither. OSError: a picture of a dataset cannot be read.
+    """
+    keys: set[str] = set()
+    contents: set[str] = set()
+    for place in places:
+        for key, content in _of(place):
+            keys.add(key)
+            contents.add(content)
+    return Forbidden(keys=frozenset(keys), contents=frozenset(contents))
+
+
+def _of(place: str) -> Iterable[tuple[str, str]]:
+    from dataengine.ledger.ledger import HEAD, Ledger
+
+    if Folder(place).exists(HEAD):
+        yield from ((picture.key, picture.sha256) for picture in Ledger.open(place).pictures())
+        return
+    seen: set[str] = set()
+    for table in open_dataset(place).tables(("image", "image_key")):
+        for image, key in zip(table["image"], table["image_key"].to_pylist(), strict=True):
+            if key not in seen and image.is_valid:
+                seen.add(key)
+                yield key, hashlib.sha256(picture_of(Image(**image.as_py()))).hexdigest()

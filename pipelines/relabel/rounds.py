@@ -1,0 +1,253 @@
+"""A round on a ledger: its pictures as they stand are labelled, and what comes of it is the ledger's next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from dataengine.engine.faults import fault_point
+from dataengine.errors import UserError
+from dataengine.ledger import records, writing
+from dataengine.ledger.ledger import Ledger
+from dataengine.ledger.records import Check, Concept, Entry, Picture, Proposal
+from dataengine.ledger.view import View
+from dataengine.records import Account, Category
+from dataengine.store.files import Folder
+from pipelines.relabel import consistency, filters, labelers, merge, pipeline
+from pipelines.relabel.chain import Augmentation, Chain, Reprompt
+from pipelines.relabel.filters import Evidence
+from pipelines.relabel.forbidden import Forbidden
+from pipelines.relabel.labelers import AnswerError, Labeler, Question, Spec
+from pipelines.relabel.merge import Rules
+from pipelines.relabel.pipeline import Result, Settings
+
+FOLDER = "relabel"  # of a ledger: where a round is under way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What became of a round. step: its number in the ledger."""
+
+    step: int
+    result: Result
+
+
+def relabel(
+    directory: str,
+    labeler: Spec,
+    chain: Chain,
+    rules: Rules,
+    settings: Settings,
+    *,
+    work: str | None = None,
+    forbidden: Forbidden | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    tick: Callable[[int, int], None] = lambda done, pictures: None,
+) -> Round:
+    """Label the pictures of a ledger as it stands now.
+
+    Args:
+        settings: its `round` is taken from the ledger. work: folder of the round until it is a step, by default in the
+            ledger; a round that was stopped goes on there with `settings.resume`.
+        forbidden: pictures that must not be labelled.
+    Raises:
+        LedgerError: there is no ledger, or somebody added a step meanwhile. UserError: see `pipeline.run`.
+    """
+    ledger = Ledger.open(directory)
+    if settings.resume and (done := _already(ledger, work)) is not None:
+        return done
+    view = ledger.view()
+    place = work or (ledger.folder / f"{FOLDER}/{ledger.head.number:06d}").uri
+    settings = replace(settings, round=view.round + 1)
+    made = labelers.record_of(labelers.make(labeler))
+    told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
+    result = pipeline.run(
+        _Standing(view, forbidden),
+        labeler,
+        pipeline.Rules(
+            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed),
+            merge=LedgerMerge(rules=rules, round=settings.round, labeler=made, categories=ledger.categories),
+            facts=told,
+            asks_again=any(isinstance(one, Augmentation | Reprompt) for one in chain.filters),
+        ),
+        place,
+        settings,
+        say,
+        tick,
+    )
+    facts: dict[str, Any] = {
+        **result.facts(),
+        "labeler": asdict(made),
+        "rules": told,
+        "seconds": round(result.seconds, 1),
+    }
+    if forbidden is not None:
+        facts["forbidden"] = len(forbidden.found)
+    if result.batch is not None:
+        facts["smallest_batch"] = result.batch
+    step = ledger.append("relabel", settings.round, pipeline.entries_of(result), facts=facts)
+    fault_point("appended")
+    if work is None:
+        _keep_quarantine_only(Folder(place))
+    return Round(step=step, result=result)
+
+
+def _already(ledger: Ledger, work: str | None) -> Round | None:
+    """The newest step, where it is what the round made that is to go on: only its folder was not cleared any more."""
+    facts, parent = ledger.head.facts, ledger.head.parent
+    if ledger.head.kind != "relabel" or parent is None:
+        return None
+    place = work or (ledger.folder / f"{FOLDER}/{parent:06d}").uri
+    if pipeline.finished_plan(place) != facts.get("plan"):
+        return None
+    if work is None:
+        _keep_quarantine_only(Folder(place))
+    result = Result(out=place, plan=facts["plan"], pictures=facts["pictures"])
+    result.states.update(facts["states"])
+    result.relations.update(facts["relations"])
+    result.account.add(Account.from_dict(facts["records"]))
+    return Round(step=ledger.head.number, result=result)
+
+
+def _keep_quarantine_only(place: Folder) -> None:
+    """Delete what is in the ledger now; what could not be labelled stays where a person looks for it."""
+    for name in place.names(recursive=True):
+        if not name.startswith("quarantine/"):
+            place.delete(name)
+    if place.is_local:
+        for folder in sorted((path for path in place.path.rglob("*") if path.is_dir()), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        if not any(place.path.iterdir()):
+            place.path.rmdir()
+
+
+class _Standing:
+    """The pictures of a view, and their masks as they stand."""
+
+    def __init__(self, view: View, forbidden: Forbidden | None) -> None:
+        self._view, self._forbidden = view, forbidden
+
+    def pictures(self) -> Iterator[Picture]:
+        return (one for one in self._view.ledger.pictures() if self._forbidden is None or not self._forbidden(one))
+
+    def entries(self, key: str) -> Sequence[Entry]:
+        """Without their checks, which nobody asks for again."""
+        return [replace(entry, checks=()) if entry.checks else entry for entry in self._view.entries(key)]
+
+
+# --- filters and merge, as values that travel ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainFilters:
+    """A chain of filters. Labelers of earlier rounds are those that may agree; rejected masks are no word of theirs."""
+
+    chain: Chain
+    labeler: str
+    seed: int
+
+    def __call__(
+        self, proposals: Sequence[Proposal], question: Question, labeler: Labeler | None
+    ) -> list[tuple[Proposal, tuple[Check, ...]]]:
+        again = None
+        if labeler is not None and question.pixels is not None:
+            again = consistency.by_concepts(partial(look_again, labeler, question))
+        evidence = Evidence(others=others_of(question.known, self.labeler), again=again, seed=self.seed)
+        return filters.apply(proposals, question.picture, self.chain, evidence)
+
+
+def others_of(known: Sequence[Entry], labeler: str) -> Mapping[str, list[Proposal]]:
+    """What other labelers said of a picture, by their names."""
+    found: dict[str, list[Proposal]] = {}
+    for entry in known:
+        if entry.labeler is not None and entry.labeler.name != labeler and entry.state != "rejected":
+            proposal = Proposal(rle=entry.rle, concept=entry.concept, score=entry.score, prompt=entry.prompt)
+            found.setdefault(entry.labeler.name, []).append(proposal)
+    return found
+
+
+def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> list[Proposal]:
+    """What a labeler says of a changed picture, with what is known of it changed alike.
+
+    Raises:
+        AnswerError: its answer cannot be used.
+    """
+    assert question.pixels is not None
+    picture = question.picture
+    height, width = look.size(picture.height, picture.width)
+    seen = replace(picture, height=height, width=width)
+    known = tuple(_moved(entry, look, picture) for entry in question.known)
+    answers = labeler.label([Question(picture=seen, pixels=look.pixels(question.pixels), known=known)])
+    if len(answers) != 1:
+        raise AnswerError("answer_type", f"{len(answers)} answers to one picture")
+    return labelers.check(answers[0], seen)
+
+
+def _moved(entry: Entry, look: consistency.Look, picture: Picture) -> Entry:
+    from dataengine import masks
+
+    rle = look.forth(entry.rle, picture.height, picture.width)
+    area, box = masks.measure(rle, *look.size(picture.height, picture.width))
+    x, y, w, h = map(float, box)
+    return replace(entry, rle=rle, area=area, bbox=(x, y, w, h))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerMerge:
+    """The rules of merging, for entries that the ledger takes."""
+
+    rules: Rules
+    round: int
+    labeler: records.Labeler
+    categories: tuple[Category, ...]
+
+    def __call__(
+        self,
+        checked: Sequence[tuple[Proposal, tuple[Check, ...]]],
+        human: Sequence[Entry],
+        earlier: Sequence[Entry],
+        picture: Picture,
+    ) -> list[Entry]:
+        """
+        Raises:
+            AnswerError: `unknown_category`: a proposal is of a category that the ledger does not have.
+        """
+        known = {category.id: category for category in self.categories}
+        named = [(replace(one, concept=self._concept(one.concept, known)), checks) for one, checks in checked]
+        entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler)
+        writing.check_entries(entries, picture, {number: one.text for number, one in known.items()})
+        return entries
+
+    def _concept(self, concept: Concept, known: Mapping[int, Category]) -> Concept:
+        """A concept as the ledger writes it: what is called like a category, by whatever name of it, is of it."""
+        if concept.category_id == -1:
+            same = [one for one in self.categories if concept.text in (one.text, one.name)]
+            return Concept(text=same[0].text, category_id=same[0].id) if len(same) == 1 else concept
+        found = known.get(concept.category_id)
+        if found is None or concept.text not in (found.text, found.name, *found.synonyms):
+            message = f"the ledger has no category {concept.category_id} {concept.text!r:.80}"
+            raise AnswerError("unknown_category", message)
+        return replace(concept, text=found.text)
+
+
+def opened_or_begun(source: str, out: str | None) -> str:
+    """The ledger to label: `source` itself, or one that is begun at `out` with the pictures of `source`.
+
+    Raises:
+        UserError: `source` is no ledger, and there is no `out`.
+    """
+    from dataengine.ledger.ledger import HEAD
+    from pipelines.ledger_sources import Choice, create
+
+    if Folder(source).exists(HEAD):
+        if out is not None:
+            raise UserError(f"{source}: is a ledger, to which the round is added; leave out --out")
+        return source
+    if out is None:
+        raise UserError(f"{source}: no ledger; give --out DIR, where one is begun with its pictures")
+    if not Folder(out).exists(HEAD):
+        create([source], out, Choice(), 0)
+    return out

@@ -1,0 +1,212 @@
+"""The bundled X-SAM, of random weights, as a labeler: what it is asked, and that its answers are the model's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataengine import invariants, masks
+from dataengine.errors import UserError
+from dataengine.ledger.records import Concept, Picture
+from pipelines.relabel import labelers
+from pipelines.relabel.labelers import AnswerError, Question, Spec
+from tests.pipelines.relabel import models
+from tests.pipelines.relabel.models import HEIGHT, WIDTH
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+DOG, CAT = Concept(text="dog", category_id=1), Concept(text="cat", category_id=2)
+BOTH = {"dog": 1, "cat": 2}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from model import predicting, words
+    from model.config import preset
+    from model.xsam import XSam
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("xsam")
+    predicting.save(folder, XSam(preset("tiny")), words.tiny_tokenizer())
+    yield str(folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def question(tmp_path):
+    """Makes a question about a picture that is a file."""
+
+    def make(known=(), name="a.png", **fields) -> Question:
+        file = tmp_path / name
+        Image.fromarray(models.pixels()).save(file)
+        digest = sha256(file.read_bytes()).hexdigest()
+        picture = Picture(key=name, path=str(file), sha256=digest, height=HEIGHT, width=WIDTH, **fields)
+        return Question(picture=picture, pixels=models.pixels(), known=tuple(known))
+
+    return make
+
+
+@pytest.fixture
+def loaded(checkpoint):
+    def make(**settings):
+        made = labelers.make(Spec(name="xsam", settings={"model": checkpoint, **settings}))
+        made.load()
+        return made
+
+    return make
+
+
+KNOWN = [models.entry(1, 8, 8, 20, 20, concept=DOG), models.entry(2, 30, 20, 16, 16, concept=DOG)]
+
+
+def test_categories_by_name(loaded, question):
+    made = loaded(categories=BOTH, min_score=0.0)
+    one = question()
+    (found,) = made.label([one])
+    assert labelers.check(found, one.picture)
+    assert {p.concept for p in found} <= {DOG, CAT}
+    (sample,) = made._samples(one)
+    own = made._predictor.predictions([sample], thresholds=made._thresholds())
+    assert [(m.rle, m.score) for m in next(iter(own))[1].masks] == [(p.rle, p.score) for p in found]
+    assert made.label([one, one]) == [found, found] or len(found)  # in a batch floats may differ in the last bit
+
+
+def test_what_a_picture_lacks_is_not_asked_for(loaded, question):
+    made = loaded(categories=BOTH, per_question=1)
+    asked = [sample.conditions[0].text for sample in made._samples(question())]
+    assert asked == ["dog", "cat"]
+    assert [sample.conditions[0].text for sample in made._samples(question(absent=(1,)))] == ["cat"]
+    assert made.label([question(absent=(1, 2))]) == [[]]
+
+
+def test_exemplars_of_the_picture_itself(loaded, question):
+    made = loaded(task="vgd", categories=BOTH, min_score=0.0)
+    one = question(KNOWN)
+    (sample,) = made._samples(one)
+    invariants.check(sample)
+    (condition,) = sample.conditions  # of no cat there is an exemplar
+    assert (condition.kind, condition.text, condition.objects) == ("region", "dog", (0, 1))
+    assert sample.objects[condition.exemplar].prompts[0].kind == "mask"
+    (found,) = made.label([one])
+    assert {p.concept for p in found} <= {DOG}
+    assert labelers.check(found, one.picture)
+    assert made.label([question()]) == [[]]
+
+
+@pytest.fixture
+def exemplars(tmp_path):
+    """A COCO file of one picture with a dog."""
+    folder = tmp_path / "exemplars"
+    folder.mkdir()
+    Image.fromarray(models.pixels(1)).save(folder / "e.png")
+    document = {
+        "images": [{"id": 3, "file_name": "e.png", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [
+            {"id": 9, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]},
+            {"id": 10, "image_id": 3, "category_id": 2, "iscrowd": 1, "segmentation": {"size": [1, 1], "counts": [1]}},
+        ],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+    }
+    file = folder / "exemplars.json"
+    file.write_text(json.dumps(document))
+    return {"exemplars": str(file), "pictures": str(folder), "categories": str(file)}
+
+
+@pytest.mark.parametrize("kind", ["point", "scribble", "box", "mask"])
+def test_exemplars_of_another_picture(loaded, question, exemplars, kind):
+    made = loaded(task="vgd", kind=kind, min_score=0.0, **exemplars)
+    one = question()
+    (sample,) = made._samples(one)
+    invariants.check(sample)
+    assert [c.text for c in sample.conditions] == ["dog"]
+    (reference,) = sample.references
+    assert (reference.annotation_id, reference.prompts[0].kind) == ("9", kind)
+    assert masks.area(reference.rle, HEIGHT, WIDTH) == 400
+    (found,) = made.label([one])
+    assert labelers.check(found, one.picture)
+    assert {p.concept for p in found} <= {DOG}
+
+
+def test_an_exemplar_outside_its_folder_is_refused(loaded, question, exemplars, tmp_path):
+    document = json.loads((tmp_path / "exemplars" / "exemplars.json").read_text())
+    document["images"][0]["file_name"] = "../a.png"
+    (tmp_path / "exemplars" / "exemplars.json").write_text(json.dumps(document))
+    with pytest.raises(AnswerError, match="leaves the folder"):
+        loaded(task="vgd", **exemplars).label([question()])
+
+
+def test_phrases_have_a_mask_each(loaded, question, tmp_path):
+    file = tmp_path / "phrases.json"
+    file.write_text(json.dumps({"a.png": ["the left one", "what is red"]}))
+    made = loaded(task="refer", phrases=str(file))
+    one = question()
+    (found,) = made.label([one])
+    assert [p.concept.text for p in found] == ["the left one", "what is red"]
+    assert labelers.check(found, one.picture)
+    own = made._predictor.ask(one.pixels, "Segment <p>the left one</p>.", answer="<SEG>")
+    assert (own.height, own.width) == (HEIGHT, WIDTH)
+    assert made.label([question(name="b.png")]) == [[]]
+    phrases = [models.entry(1, 8, 8, 20, 20, concept=Concept(text="my dog")), *KNOWN]
+    (again,) = loaded(task="refer").label([question(phrases)])
+    assert [p.concept for p in again] == [Concept(text="my dog")]
+
+
+def test_what_the_model_says_itself(loaded, question, monkeypatch):
+    made = loaded(task="gcg")
+    assert isinstance(made.label([question()])[0], list)  # random weights say what they please
+    answer = "<p>a dog</p> and <p>a red ball</p> <SEG>"
+    ids = iter(made._predictor.tokenizer.encode(f"{answer}<|end|>", add_special_tokens=False))
+    generate = made._predictor.model.generate
+    says = lambda *a, **k: generate(*a, **k, choose=lambda logits: torch.tensor([next(ids)] * len(logits)))  # noqa: E731
+    monkeypatch.setattr(made._predictor.model, "generate", says)
+    (found,) = made.label([question()])
+    assert {p.concept.text for p in found} <= {"a dog", "a red ball"}
+    assert found
+    assert all(json.loads(p.prompt)["caption"] == answer for p in found)
+    labelers.check(found, question().picture)
+
+
+def test_what_it_is_depends_on_its_files(checkpoint, exemplars, tmp_path):
+    settings = {"model": checkpoint, "task": "vgd", **exemplars}
+    before = labelers.record_of(labelers.make(Spec(name="xsam", settings=settings)))
+    assert str(tmp_path) not in before.settings
+    with open(exemplars["exemplars"], "a") as file:
+        file.write("\n")
+    after = labelers.record_of(labelers.make(Spec(name="xsam", settings=settings)))
+    assert replace(after, settings="") == replace(before, settings="")
+    assert after.settings != before.settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "/no/where"}, "no checkpoint folder"),
+        ({}, "needs categories"),
+        ({"task": "refer", "categories": ["dog"]}, "takes no categories"),
+        ({"categories": []}, "there is none"),
+        ({"categories": ["dog", "dog"]}, "stands for two"),
+        ({"categories": "/no/file.json"}, "No such file"),
+        ({"categories": ["dog"], "exemplars": "a.json"}, "of task vgd"),
+        ({"categories": ["dog"], "phrases": "a.json"}, "phrases are for task refer"),
+        ({"categories": ["dog"], "kind": "line"}, "kind"),
+    ],
+)
+def test_settings_that_cannot_be(checkpoint, settings, said):
+    with pytest.raises(UserError, match=said):
+        labelers.make(Spec(name="xsam", settings={"model": checkpoint, **settings}))
+
+
+def test_pixels_are_not_changed(loaded, question):
+    one = question()
+    before = one.pixels.copy()
+    loaded(categories=BOTH).label([one])
+    np.testing.assert_array_equal(one.pixels, before)
