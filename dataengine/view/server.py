@@ -12,7 +12,7 @@ import ctypes
 import ipaddress
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
@@ -239,6 +240,32 @@ class Viewer:
         return self.comparison
 
 
+def page_routes(page: str) -> list[Route]:
+    """Routes of a page and of the files that pages are made of, which come from a fixed list."""
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    names, keep = static_names(), {"Cache-Control": "no-cache"}
+
+    def index(request: Request) -> Response:
+        return Response(bundle.static(page), media_type="text/html", headers=keep)
+
+    def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in names:
+            return JSONResponse({"error": "there is no such file"}, 404)
+        return Response(bundle.static(name), media_type=names[name], headers=keep)
+
+    return [Route("/", index), Route("/static/{name}", static)]
+
+
+def nothing_there(request: Request, error: Exception) -> Response:
+    """The answer to a path that no route has."""
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"error": "there is nothing of that name"}, 404)
+
+
 def make_app(datasets: Sequence[Dataset], place: Place | None = None) -> Starlette:
     """The app. Its background work begins and ends with it (`app.state.viewer.work`)."""
     from starlette.applications import Starlette
@@ -246,12 +273,11 @@ def make_app(datasets: Sequence[Dataset], place: Place | None = None) -> Starlet
     from starlette.routing import Route
 
     viewer = Viewer(datasets)
-    names = _static_names()
 
     def json(answer: Callable[[Request], dict[str, Any]]) -> Callable[[Request], Response]:
         def respond(request: Request) -> Response:
             with viewer.work.request():
-                return _refusing(lambda: JSONResponse(answer(request), headers={"Cache-Control": "no-store"}))
+                return refusing(lambda: JSONResponse(answer(request), headers={"Cache-Control": "no-store"}))
 
         return respond
 
@@ -264,16 +290,7 @@ def make_app(datasets: Sequence[Dataset], place: Place | None = None) -> Starlet
             return Response(found.data, media_type=found.media_type, headers={"Cache-Control": keep})
 
         with viewer.work.request():
-            return _refusing(respond)
-
-    def index(request: Request) -> Response:
-        return Response(bundle.static("view.html"), media_type="text/html", headers={"Cache-Control": "no-cache"})
-
-    def static(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in names:
-            return JSONResponse({"error": "there is no such file"}, 404)
-        return Response(bundle.static(name), media_type=names[name], headers={"Cache-Control": "no-cache"})
+            return refusing(respond)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -286,21 +303,20 @@ def make_app(datasets: Sequence[Dataset], place: Place | None = None) -> Starlet
 
     answers = (viewer.datasets, viewer.rows, viewer.row, viewer.random, viewer.quarantine, viewer.compare)
     routes = [Route(f"/api/{answer.__name__}", json(answer)) for answer in (*answers, viewer.change)]
-    routes += [Route("/", index), Route("/static/{name}", static), Route("/api/picture", picture)]
-    missing = JSONResponse({"error": "there is nothing of that name"}, 404)
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: lambda request, error: missing})
+    routes += [*page_routes("view.html"), Route("/api/picture", picture)]
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: nothing_there})
     app.state.viewer = viewer
     app.add_middleware(Guard, place=place or Place())
     return app
 
 
-def _static_names() -> dict[str, str]:
+def static_names() -> dict[str, str]:
     """The files that are served, with their media types."""
     found = (entry.name for entry in (files("dataengine.view") / "static").iterdir())
     return {name: TYPES[name[name.rfind(".") :]] for name in sorted(found) if name[name.rfind(".") :] in TYPES}
 
 
-def _refusing(respond: Callable[[], Response]) -> Response:
+def refusing(respond: Callable[[], Response]) -> Response:
     """A response, or the reason why there is none, as JSON."""
     from starlette.responses import JSONResponse
 
@@ -322,11 +338,15 @@ def _refusing(respond: Callable[[], Response]) -> Response:
 
 
 class Guard:
-    """Refuses requests that are not this machine's browser reading, and adds the headers that keep it to its place."""
+    """Refuses requests that are not this machine's browser reading, and adds the headers that keep it to its place.
 
-    def __init__(self, app: ASGIApp, place: Place) -> None:
+    writes: paths that are posted JSON to, by pages of this server alone.
+    """
+
+    def __init__(self, app: ASGIApp, place: Place, writes: Collection[str] = ()) -> None:
         self._app = app
         self._place = place
+        self._writes = frozenset(writes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import JSONResponse
@@ -349,13 +369,18 @@ class Guard:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
-        if scope["method"] not in ("GET", "HEAD"):
-            return 405, "there is nothing to change here: only GET and HEAD are answered"
+        writes = scope["path"] in self._writes
+        if scope["method"] not in (("POST",) if writes else ("GET", "HEAD")):
+            return 405, f"only {'POST is' if writes else 'GET and HEAD are'} answered here"
         hosts = [host.decode("latin-1") for host in headers.get(b"host", [])]
         if len(hosts) != 1 or not self._place.serves(hosts[0]):
             return 400, "this server does not answer to that name; --allow-host gives it another"
         if scope["path"] != "/" and headers.get(b"sec-fetch-site", [b"none"])[0] in (b"cross-site", b"same-site"):
             return 403, "pages of other sites are not answered"
+        if writes and headers.get(b"origin") != [b"http://" + hosts[0].encode("latin-1")]:
+            return 403, "only pages of this server write"  # browsers name the page's own site with every POST
+        if writes and headers.get(b"content-type") != [b"application/json"]:
+            return 415, "what is written is JSON"  # which no form sends, and no other site without asking first
         return None
 
 
@@ -376,9 +401,9 @@ def serve(
     """
     import uvicorn
 
-    _share_memory()
+    share_memory()
     datasets = [open_dataset(uri) for uri in uris]
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         place = Place(host=host, port=listener.getsockname()[1], names=tuple(names))
         config = uvicorn.Config(
             make_app(datasets, place),
@@ -394,13 +419,13 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _share_memory() -> None:
+def share_memory() -> None:
     """Let threads take memory from the same few places: otherwise each keeps what it once needed (glibc)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     """Raises UserError: nothing can listen there."""
     listener = None
     try:

@@ -14,9 +14,10 @@ export function threeDigits(value) {
 
 /**
  * A chart of curves.
- * @param {object} chart {title, unit, curves: [{name, points: [[step, value], …]}]}, points in order of steps
+ * @param {object} chart {title, unit, curves: [{name, points: [[step, value], …]}], over}, points in order of steps,
+ *   and what a step is called
  */
-export function lineChart({title, unit, curves}) {
+export function lineChart({title, unit, curves, over = "step"}) {
   const every = curves.flatMap(({points}) => points);
   const last = Math.max(1, ...every.map(([x]) => x));
   const ticks = ticksOf(Math.min(0, ...every.map(([, y]) => y)), Math.max(...every.map(([, y]) => y)));
@@ -31,7 +32,7 @@ export function lineChart({title, unit, curves}) {
   const tell = (index) => {
     place = index;
     const step = steps[index ?? steps.length - 1];
-    at.textContent = `step ${count(Math.round(step))}`;
+    at.textContent = `${over} ${count(Math.round(step))}`;
     cursor.setAttribute("visibility", index === null ? "hidden" : "visible");
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, across(step));
     curves.forEach(({points}, number) => (values[number].textContent = ` ${read(points, step, unit)}`));
@@ -42,7 +43,7 @@ export function lineChart({title, unit, curves}) {
   };
   const plot = el("div", {
     class: "plot", tabindex: "0", role: "group",
-    "aria-label": `${title}: ${curves.length} curve${plural(curves.length)} over ${count(Math.round(last))} steps; `
+    "aria-label": `${title}: ${curves.length} curve${plural(curves.length)} over ${count(Math.round(last))} ${over}s; `
       + "arrow keys read them, the table below has them all",
     onpointermove: (event) => tell(under(event)), onpointerdown: (event) => tell(under(event)),
     onpointerleave: (event) => event.pointerType === "mouse" && tell(null), onblur: () => tell(null),
@@ -69,7 +70,7 @@ export function lineChart({title, unit, curves}) {
       plot,
       el("div", {class: "xaxis", "aria-hidden": "true"}, [0, 0.5, 1].map((share) =>
         el("span", {"--at": share}, shortNumber(Math.round(share * last)))))),
-    numbersOf(curves, steps, unit));
+    numbersOf(curves, steps, unit, over));
 }
 
 function path(points, across, up) {
@@ -106,13 +107,13 @@ function short(value) {
 }
 
 /** The same numbers as a table, thinned where there are many. */
-function numbersOf(curves, steps, unit) {
+function numbersOf(curves, steps, unit, over) {
   const every = Math.ceil(steps.length / MOST_ROWS);
   const shown = steps.filter((_, index) => index % every === 0 || index === steps.length - 1);
   const details = el("details", {class: "numbers", ontoggle: () => {
     if (!details.open || details.querySelector("table")) return;
     details.append(el("div", {class: "scroll"}, el("table", {},
-      el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "step"),
+      el("thead", {}, el("tr", {}, el("th", {scope: "col"}, over),
         curves.map(({name}) => el("th", {scope: "col", class: "number"}, name)))),
       el("tbody", {}, shown.map((step) => el("tr", {}, el("th", {scope: "row"}, count(Math.round(step))),
         curves.map(({points}) => el("td", {class: "number"}, read(points, step, unit)))))))));
