@@ -41,7 +41,7 @@ from dataengine.builder import About, Context, IndexReport, Outcome, Part, Sourc
 from dataengine.errors import ReasonError
 from dataengine.jsonstream import decode
 from dataengine.records import Account, Bad, Category
-from dataengine.sample import License, Object, Sample
+from dataengine.sample import HUMAN, License, Lineage, Object, Sample
 from dataengine.store.files import Folder
 
 __all__ = [
@@ -70,6 +70,7 @@ ABOUT = About(
 )
 HELD_OUT = ("val2017",)  # not any `val`: other trees number the pictures of each split from 1
 MARKS = ("annotations/instances_*.json", "annotations/panoptic_*.json")
+ORIGINS = ("human", "model", "merged")
 Variant = Literal["instance", "panoptic", "semantic"]
 
 
@@ -343,7 +344,44 @@ def object_of(
     category = checked_category(annotation.get("category_id"), categories)
     rle, measured = mask or masks.measured_from_segmentation(annotation.get("segmentation"), height, width)
     crowd = checked_flag(annotation.get("iscrowd", 0))
-    return make_object(rle, height, width, category, str(annotation["id"]), crowd=crowd, measured=measured)
+    lineage = lineage_of(annotation.get("lineage"))
+    number = str(annotation["id"])
+    return make_object(rle, height, width, category, number, crowd=crowd, lineage=lineage, measured=measured)
+
+
+def lineage_of(value: object) -> Lineage:
+    """Where the mask of an annotation comes from, as `dataengine ledger export` says it; None: from people.
+
+    Raises:
+        RecordError: `bad_lineage`.
+    """
+    if value is None:
+        return HUMAN
+    if not isinstance(value, dict) or value.get("origin") not in ORIGINS:
+        raise RecordError("bad_lineage", f"lineage needs an origin, one of {', '.join(ORIGINS)}")
+    texts = {name: value.get(name) for name in ("labeler", "revision", "reviewer")}
+    if bad := [name for name, text in texts.items() if text is not None and not isinstance(text, str)]:
+        raise RecordError("bad_lineage", f"lineage: {bad[0]} must be a text")
+    number = value.get("round")
+    if number is not None and not (is_whole(number) and 0 <= number < 1 << 15):
+        raise RecordError("bad_lineage", f"lineage: {number!r:.40} is no round")
+    shares = {name: value.get(name) for name in ("score", "stability")}
+    for name, share in shares.items():
+        if share is not None and (type(share) not in (int, float) or not 0 <= share <= 1):
+            raise RecordError("bad_lineage", f"lineage: {name} is from 0 to 1, not {share!r:.40}")
+    if value["origin"] == "human" and not number and texts["reviewer"] is None:
+        return HUMAN
+    labeler, revision, reviewer = (None if text is None else plain(text) for text in texts.values())
+    score, stability = (None if share is None else float(share) for share in shares.values())
+    return Lineage(
+        origin=value["origin"],
+        labeler=labeler,
+        revision=revision,
+        round=number,
+        score=score,
+        stability=stability,
+        reviewer=reviewer,
+    )
 
 
 def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad]]:

@@ -11,8 +11,12 @@ import typer
 
 from pipelines.command import Dataset, Out, Workers, errors, group
 from pipelines.evaluate.cli import evaluate_predictions
+from pipelines.ledgers import ledger
 from pipelines.looking import NoReport, report, report_after, view
+from pipelines.loop.cli import loop
 from pipelines.predicting import import_xsam, predict
+from pipelines.relabel.cli import relabel
+from pipelines.review.cli import review
 from pipelines.training.cli import train
 from pipelines.vgd.cli import vgd
 
@@ -27,12 +31,16 @@ app = typer.Typer(
 synth = group("Write a synthetic source.")
 app.add_typer(synth, name="synth")
 app.add_typer(vgd, name="vgd")
+app.add_typer(review, name="review")
+app.add_typer(ledger, name="ledger")
 app.command("eval")(evaluate_predictions)
 app.command()(report)
 app.command()(view)
 app.command()(predict)
 app.command("import-xsam")(import_xsam)
 app.command()(train)
+app.command()(relabel)
+app.command()(loop)
 
 
 @app.callback(invoke_without_command=True)

@@ -22,6 +22,7 @@ from dataengine import masks
 from dataengine.builder import OptionError, SourceError, make_context
 from dataengine.keyed import keyed
 from dataengine.records import Account
+from dataengine.sample import HUMAN, Lineage
 from dataengine.store.files import Folder
 
 
@@ -86,6 +87,36 @@ def test_interactive_samples_hold_one_region_an_object(tmp_path, coco_tree):
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param(None, HUMAN, id="nothing"),
+        pytest.param(
+            {"entry_id": "e", "origin": "human", "round": 0, "reviewer": None}, HUMAN, id="people began with it"
+        ),
+        pytest.param({"origin": "human", "round": 2}, Lineage(origin="human", round=2), id="drawn in a review"),
+        pytest.param(
+            {
+                "origin": "model",
+                "labeler": "a\ud800",
+                "revision": "1",
+                "round": 3,
+                "score": 1,
+                "reviewer": "reviewer:ana",
+            },
+            Lineage(origin="model", labeler="a?", revision="1", round=3, score=1.0, reviewer="reviewer:ana"),
+            id="of a model",
+        ),
+    ],
+)
+def test_the_lineage_of_an_annotation_is_kept(tmp_path, coco_tree, said, expected):
+    tree = coco_tree(1)
+    tree.annotations[1]["lineage"] = said
+    tree.save()
+    outcomes, _ = read_all(tree.root, tmp_path)
+    assert [thing.lineage for thing in outcomes[0].samples[0].objects] == [HUMAN, expected]
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         pytest.param({"segmentation": [[1, 1, 2, 2, 3]]}, "polygon_odd", id="odd polygon"),
@@ -102,6 +133,14 @@ def test_interactive_samples_hold_one_region_an_object(tmp_path, coco_tree):
         pytest.param({"category_id": 8}, "unknown_category", id="unknown category"),
         pytest.param({"category_id": [7]}, "unknown_category", id="category is a list"),
         pytest.param({"iscrowd": "no"}, "bad_field", id="crowd is text"),
+        pytest.param({"lineage": ["model"]}, "bad_lineage", id="lineage is a list"),
+        pytest.param({"lineage": {"origin": ["model"]}}, "bad_lineage", id="origin is a list"),
+        pytest.param({"lineage": {"origin": "a robot"}}, "bad_lineage", id="unknown origin"),
+        pytest.param({"lineage": {"origin": "model", "labeler": 7}}, "bad_lineage", id="labeler is a number"),
+        pytest.param({"lineage": {"origin": "model", "round": 1 << 15}}, "bad_lineage", id="too many rounds"),
+        pytest.param({"lineage": {"origin": "model", "round": True}}, "bad_lineage", id="round is a flag"),
+        pytest.param({"lineage": {"origin": "model", "score": float("nan")}}, "bad_lineage", id="score is nan"),
+        pytest.param({"lineage": {"origin": "model", "score": 10**400}}, "bad_lineage", id="score is huge"),
     ],
 )
 def test_bad_annotations_leave_the_good_ones(tmp_path, coco_tree, changes, reason):

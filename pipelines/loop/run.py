@@ -1,0 +1,449 @@
+"""A loop: rounds of relabel → review → build → train → evaluate, each of which begins with the model of the one before.
+
+In its folder: `loop.json` (see `log`); `source/`, the ledger of all that is annotated, and `ledger/`, the one that the
+rounds add to; `data/` and `world/`, what training reads besides; `rounds/NNN/` with the COCO folder, the datasets, the
+training run and `round.json` of each round; `report.json` and `report.html`. Round 0 knows people's masks alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataengine.engine.faults import fault_point
+from dataengine.keyed import key_hash
+from dataengine.ledger.ledger import HEAD, Ledger
+from dataengine.ledger.records import Picture
+from dataengine.store.files import Folder
+from dataengine.store.lock import driver_lock
+from pipelines import ledger_export, ledger_sources
+from pipelines.loop import measure, report, reviewing
+from pipelines.loop.log import Log
+from pipelines.loop.recipe import LoopError, LoopRecipe
+from pipelines.relabel import forbidden as forbidding
+from pipelines.relabel import rounds as relabeling
+from pipelines.relabel.chain import Chain
+from pipelines.relabel.labelers import Spec, make
+from pipelines.relabel.merge import Rules
+from pipelines.relabel.pipeline import Settings
+from pipelines.training import data as reading
+from pipelines.training import evaluating, launch, models
+from pipelines.training import recipe as recipes
+from pipelines.training import run as training
+from pipelines.training.recipe import TrainRecipe
+
+Say = Callable[[str], None]
+SPLIT = "train"  # of the exported ledger
+# settings of labelers that a loop knows better than its recipe
+KNOWN = {
+    "xsam": {"model": "{model}", "categories": "{categories}", "device": "{device}"},
+    "noisy-oracle": {"truth": "{truth}"},
+}
+
+
+class Interrupted(LoopError):
+    """Training that was ended by a signal. code: of the process."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("training was interrupted; --resume goes on")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """How a loop runs; nothing of it changes what it gives. root: of relative paths; workers: that build and label;
+    gpus: of each worker on Ray; cpu: leave accelerators alone."""
+
+    root: str | None = None
+    workers: int = 1
+    gpus: float = 0.0
+    cpu: bool = True
+
+
+def run(recipe: LoopRecipe, out: Path, where: Where, say: Say, *, resume: bool = False) -> str:
+    """Go through the rounds of a recipe; says why it ended.
+
+    Args:
+        out: a new folder, or with `resume` one that the loop was begun in.
+    Raises:
+        reviewing.Waiting: masks are with reviewers. Interrupted: by a signal, in training.
+        UserError: something in the recipe or of what it names cannot be used.
+    """
+    out = out.absolute()
+    trained = training_of(recipe)
+    chain = Chain.parse(recipe.filters, "filters")
+    rules = Rules.parse(recipe.merge, "merge")
+    check(recipe, trained)
+    out.mkdir(parents=True, exist_ok=True)
+    with driver_lock(Folder(str(out))) as renew:
+        log = Log(out, recipe, trained.model_dump(mode="json"), resume=resume)
+        loop = Loop(recipe, trained, chain, rules, out, where, say, log)
+        for number in range(recipe.rounds + 1):
+            for step in loop.steps_of(number):
+                if log.found(number, step) is None:
+                    say(f"round {number}: {step}")
+                    facts = getattr(loop, step)(number)
+                    fault_point(f"loop-{step}-{number}")
+                    log.add(number, step, facts)
+                renew()
+            rounds = loop.rounds(number)
+            stop = recipe.stop
+            why = measure.reason_to_stop(rounds, stop.gain, stop.patience, stop.accept)
+            why = why or (f"all {recipe.rounds} rounds are done" if number == recipe.rounds else None)
+            report.write(out, recipe, rounds, why)
+            say(f"round {number}: {report.line(rounds)}")
+            if why is not None:
+                return why
+    raise AssertionError("a loop ends with its last round")
+
+
+def training_of(recipe: LoopRecipe) -> TrainRecipe:
+    """The training recipe of a loop, its seeds moved by the loop's. Raises UserError."""
+    spec = recipe.training
+    if isinstance(spec.recipe, str):
+        loaded = recipes.load(spec.recipe, spec.set)
+    else:
+        loaded = recipes.parse(spec.recipe, spec.set, "training.recipe")
+    stages = [s.model_copy(update={"train": replace(s.train, seed=s.train.seed + recipe.seed)}) for s in loaded.stages]
+    return models.with_init(loaded.model_copy(update={"stages": tuple(stages)}), [])
+
+
+def check(recipe: LoopRecipe, trained: TrainRecipe) -> None:
+    """Say what would go wrong, before anything is written."""
+    last = trained.stages[-1]
+    exams = {exam.name for exam in last.evaluate}
+    if recipe.score.exam not in exams:
+        there = ", ".join(sorted(exams)) or "none"
+        raise LoopError(f"score.exam: stage {last.name} has no exam {recipe.score.exam}; there are: {there}")
+    for name in recipe.training.labels:
+        spec = trained.datasets.get(name)
+        if spec is None or spec.build is None:
+            raise LoopError(f"training.labels: the training recipe has no dataset {name} with a `build`")
+        if name in gold_of(trained):
+            raise LoopError(f"training.labels: {name} is what models are judged by; that is never trained on")
+    if both := sorted(gold_of(trained) & {name for stage in trained.stages for name in stage.data}):
+        raise LoopError(f"{both[0]} is what models are judged by, and is trained on")
+    if recipe.training.start == "previous" and not set(recipe.training.labels) & set(last.data):
+        raise LoopError(f"training.start: previous trains stage {last.name} on, which reads none of the labels")
+    if recipe.review is not None and recipe.review.to == "browser" and recipe.review.limit is not None:
+        raise LoopError("review.limit is for packages; in the browser people stop when they like")
+
+
+def gold_of(trained: TrainRecipe) -> set[str]:
+    """Datasets that models are judged by: those of all exams."""
+    return {exam.data for stage in trained.stages for exam in stage.evaluate}
+
+
+class Loop:
+    """The steps of a loop, each a method of a round's number that gives facts for the log; each can be done again."""
+
+    def __init__(
+        self,
+        recipe: LoopRecipe,
+        trained: TrainRecipe,
+        chain: Chain,
+        rules: Rules,
+        out: Path,
+        where: Where,
+        say: Say,
+        log: Log,
+    ) -> None:
+        self.recipe, self.trained, self.chain, self.rules = recipe, trained, chain, rules
+        self.out, self.where, self.say, self.log = out, where, say, log
+        self.ledger = str(out / "ledger")
+
+    def steps_of(self, number: int) -> list[str]:
+        """The names of a round's steps."""
+        if number == 0:
+            return ["begin", "build", "train", "evaluate"]
+        review = ["review"] if self.recipe.review is not None else []
+        frozen = ["frozen"] if self._has_frozen(number) else []
+        return ["relabel", *review, "build", "train", *frozen, "evaluate"]
+
+    def rounds(self, newest: int) -> list[dict[str, Any]]:
+        """What the evaluations of rounds found, up to one."""
+        return [self._found(number, "evaluate") for number in range(newest + 1)]
+
+    def _found(self, number: int, step: str) -> dict[str, Any]:
+        found = self.log.found(number, step)
+        assert found is not None
+        return found
+
+    def _folder(self, number: int) -> Path:
+        return self.out / "rounds" / f"{number:03d}"
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    def begin(self, _: int) -> dict[str, Any]:
+        """Draw and build what does not change, and begin the ledger without the pictures that models are judged by."""
+        root = self.where.root
+        if self.trained.world is not None and root is None:
+            root = str(reading.draw(self.trained.world, self.out / reading.WORLD, self.where.workers, self.say))
+        names = tuple(name for name in self.trained.data_names if name not in self.recipe.training.labels)
+        fixed = reading.prepare(_needing(self.trained, names), {}, root, self.out, self.where.workers, self.say)
+        self._check_apart(fixed)
+        sources, gold = self._sources(root), forbidding.pictures_of(self._gold(fixed))
+        taken = [picture for picture in sources.pictures() if not gold(picture)]
+        if not taken:
+            raise LoopError("source: there is no picture that models are not judged by")
+        if gold.found:
+            self.say(f"{len(gold.found):,} pictures that models are judged by are left out")
+        hidden = hidden_of([picture.key for picture in taken], self.recipe)
+        if not Folder(self.ledger).exists(HEAD):
+            self._ledger(sources, taken, hidden)
+        return {"data": fixed, "pictures": len(taken), "forbidden": len(gold.found), "hidden": len(hidden)}
+
+    def _sources(self, root: str | None) -> Ledger:
+        """The ledger of all that is annotated, also what the loop does not see."""
+        place, spec = str(self.out / "source"), self.recipe.source
+        if not Folder(place).exists(HEAD):
+            choice = ledger_sources.Choice(
+                split=spec.split,
+                exhaustive=spec.exhaustive,
+                categories=spec.categories,
+                namespace=spec.namespace,
+            )
+            roots = [one if root is None or "://" in one else (Folder(root) / one).uri for one in spec.roots]
+            ledger_sources.create(roots, place, choice, self.recipe.seed)
+        return Ledger.open(place)
+
+    def _ledger(self, sources: Ledger, taken: Sequence[Picture], hidden: set[str]) -> None:
+        """Begin the ledger with some pictures, of which nothing is known where it is hidden."""
+        pictures = [replace(one, exhaustive=(), absent=()) if one.key in hidden else one for one in taken]
+        shown = {picture.key for picture in taken} - hidden
+        walked = sources.view(0).walk()
+        entries = (standing.entry for picture, found in walked if picture.key in shown for standing in found)
+        facts = {"hidden": len(hidden)}
+        Ledger.create(self.ledger, pictures, sources.categories, entries, seed=self.recipe.seed, facts=facts)
+
+    def _gold(self, fixed: dict[str, str]) -> list[str]:
+        return [fixed[name] for name in sorted(gold_of(self.trained))]
+
+    def _check_apart(self, fixed: dict[str, str]) -> None:
+        """Raise LoopError where a dataset that is trained on has pictures that models are judged by."""
+        gold = forbidding.pictures_of(self._gold(fixed))
+        for name in sorted(set(fixed) - gold_of(self.trained)):
+            mine = forbidding.pictures_of([fixed[name]])
+            if both := len(mine.keys & gold.keys) or len(mine.contents & gold.contents):
+                raise LoopError(f"{name}: {both:,} of its pictures are among those that models are judged by")
+
+    # --- labels ------------------------------------------------------------------------------------------------------
+
+    def relabel(self, number: int) -> dict[str, Any]:
+        """Label all pictures with the newest model."""
+        work, spec = self._folder(number) / "relabel", self.recipe.labeler
+        fixed = self._found(0, "begin")["data"]
+        labeler = self._labeler(number)
+        make(labeler)
+        found = relabeling.relabel(
+            self.ledger,
+            labeler,
+            self.chain,
+            self.rules,
+            Settings(
+                workers=self.where.workers,
+                num_gpus=self.where.gpus,
+                batch=spec.batch,
+                per_task=spec.per_task,
+                timeout_s=spec.timeout,
+                max_bad=spec.max_bad,
+                resume=True,  # a round that stands in the ledger is not done again
+            ),
+            forbidden=forbidding.pictures_of(self._gold(fixed)),
+            work=str(work),
+            say=self.say,
+        )
+        step = Ledger.open(self.ledger).step(found.step)
+        if step.round != number:
+            raise LoopError(f"{self.ledger}: step {step.number} is of round {step.round}; somebody else added to it")
+        return {"step": found.step, "seconds": step.facts["seconds"], "bad": found.result.account.num_quarantined()}
+
+    def _labeler(self, number: int) -> Spec:
+        """The labeler of a round, with what the loop knows in its settings."""
+        spec = self.recipe.labeler
+        known = dict(KNOWN.get(spec.name, {}))
+        if self.recipe.source.labelled is None:
+            known.pop("truth", None)
+        told: dict[str, Callable[[], str]] = {
+            "{model}": lambda: str(self._model(number - 1)),
+            "{categories}": self._categories,
+            "{truth}": self._truth,
+            "{device}": lambda: "cpu" if self.where.cpu else "cuda",
+        }
+        settings = {**known, **spec.settings}
+        return Spec(
+            name=spec.name,
+            settings={k: told[v]() if isinstance(v, str) and v in told else v for k, v in settings.items()},
+        )
+
+    def _categories(self) -> str:
+        found = [{"id": c.id, "name": c.text} for c in Ledger.open(self.ledger).categories]
+        return self._written("categories.json", {"categories": found})
+
+    def _truth(self) -> str:
+        """What was hidden, as a COCO file that names pictures as the ledger's files are called."""
+        sources = Ledger.open(str(self.out / "source"))
+        exported = ledger_export.export(sources.view(0), str(self.out / "truth"), pictures="none")
+        document = json.loads(exported.file.read_bytes())
+        names = {picture.key: Path(picture.path).name for picture in sources.pictures()}
+        for image in document["images"]:
+            image["file_name"] = names[image["image_key"]]
+        return self._written("truth.json", document)
+
+    def _written(self, name: str, data: Any) -> str:
+        file = self.out / name
+        staged = file.with_name(f".{name}.tmp")
+        staged.write_text(json.dumps(data), encoding="utf-8")
+        staged.replace(file)
+        return str(file)
+
+    def review(self, number: int) -> dict[str, Any]:
+        """Send out what is in question, and take back what came."""
+        spec, step = self.recipe.review, self._found(number, "relabel")["step"]
+        assert spec is not None
+        return reviewing.review(Ledger.open(self.ledger), step, spec, self._folder(number) / "review", self.say)
+
+    def _step(self, number: int) -> int:
+        """The ledger's step at the end of a round."""
+        if number == 0:
+            return 0
+        last = "review" if self.recipe.review is not None else "relabel"
+        return int(self._found(number, last)["step"])
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def build(self, number: int) -> dict[str, Any]:
+        """Build the training data of the ledger's masks; nobody said what is in pictures without one."""
+        coco, step = self._folder(number) / "coco", self._step(number)
+        view = Ledger.open(self.ledger).view(step)
+        done = ledger_export.export(view, str(coco), split=SPLIT, bare=False)
+        if not done.annotations:
+            raise LoopError(f"{self.ledger}: no mask is kept at step {step}; there is nothing to train on")
+        labels = self.recipe.training.labels
+        given = dict.fromkeys(labels, str(coco))
+        wanted = _needing(self.trained, labels)
+        data = reading.prepare(wanted, given, str(coco), self._folder(number), self.where.workers, self.say)
+        return {"data": data, "pictures": done.pictures, "annotations": done.annotations, "ledger": view.version}
+
+    def train(self, number: int) -> dict[str, Any]:
+        """Train on the labels of a round."""
+        previous = self._model(number - 1) if number and self.recipe.training.start == "previous" else None
+        return self._train(number, self._folder(number) / "train", previous)
+
+    def frozen(self, number: int) -> dict[str, Any]:
+        """Train on the labels of round 1, beginning with what was trained on them before."""
+        before = self._model(1) if number == 2 else self._folder(number - 1) / "frozen" / self._last / "model"
+        return self._train(1, self._folder(number) / "frozen", before)
+
+    def _has_frozen(self, number: int) -> bool:
+        """From scratch the same labels give the same model again: that of round 1."""
+        return self.recipe.frozen_teacher and number > 1 and self.recipe.training.start == "previous"
+
+    def _train(self, labels_of: int, out: Path, previous: Path | None) -> dict[str, Any]:
+        """labels_of: the round whose labels are learned. previous: the model that is trained on."""
+        recipe = self.trained
+        if previous is not None:
+            changes = {"init": {"checkpoint": str(previous)}, "take": {}, "requires": ()}
+            recipe = recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=changes),)})
+        datasets = {**self._found(0, "begin")["data"], **self._found(labels_of, "build")["data"]}
+        needed = {name: datasets[name] for name in recipe.data_names}
+        resume = (out / training.RUN).exists()
+        made = training.Run(recipe=recipe, datasets=needed, out=str(out), resume=resume, cpu=self.where.cpu)
+        training.check(made)
+        training.write(made)
+        code = launch.local(made, self.recipe.training.processes, self.say)
+        if code > 128:
+            raise Interrupted(code)
+        if code:
+            raise LoopError(f"{out}: training ended with {code}")
+        return {}
+
+    @property
+    def _last(self) -> str:
+        return self.trained.stages[-1].name
+
+    def _model(self, number: int) -> Path:
+        return self._folder(number) / "train" / self._last / "model"
+
+    # --- figures -----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, number: int) -> dict[str, Any]:
+        """Collect the scores of a round's model, and measure what the round did to the labels."""
+        ledger, sources = Ledger.open(self.ledger), Ledger.open(str(self.out / "source"))
+        hidden = hidden_of([picture.key for picture in ledger.pictures()], self.recipe)
+        view = ledger.view(self._step(number))
+        names = [one.name for one in self.chain.filters]
+        figures = measure.measure(view, number, names, sources if hidden else None, hidden)
+        scores = self._scores(self._folder(number) / "train")
+        first = figures["categories"] if number == 0 else self._found(0, "evaluate")["categories"]
+        facts = {
+            "round": number,
+            "step": view.step,
+            **figures,
+            "drift": measure.drift(first, figures["categories"]),
+            "scores": scores,
+            "score": self._score(scores),
+            "frozen": self._frozen_score(number),
+            "human_seconds": self._human_seconds(ledger, number),
+        }
+        file = self._folder(number) / "round.json"
+        file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        if number:
+            _clear(self._folder(number) / "relabel")
+        return facts
+
+    def _scores(self, run: Path) -> dict[str, float]:
+        """What the exams at the end of a run's last stage found, by name."""
+        found: dict[str, float] = {}
+        times = sorted((run / self._last / evaluating.EVALUATIONS).glob("step-*"))
+        for exam in self.trained.stages[-1].evaluate:
+            file = times[-1] / f"{exam.name}.json" if times else None
+            if file is None or not file.is_file():
+                raise LoopError(f"{run}: stage {self._last} has no result of {exam.name}; train it again")
+            found |= evaluating.named(exam, json.loads(file.read_text(encoding="utf-8")))
+        return found
+
+    def _score(self, scores: dict[str, float]) -> float:
+        score = self.recipe.score
+        some = [
+            v for name, v in scores.items() if name.split("/")[0] == score.exam and name.split("/")[-1] == score.figure
+        ]
+        if not some:
+            raise LoopError(f"score: exam {score.exam} gives no {score.figure}; it gives {', '.join(sorted(scores))}")
+        return sum(some) / len(some)
+
+    def _frozen_score(self, number: int) -> float | None:
+        if not self.recipe.frozen_teacher or number < 2:
+            return None
+        if self._has_frozen(number):
+            return self._score(self._scores(self._folder(number) / "frozen"))
+        return float(self._found(1, "evaluate")["score"])
+
+    def _human_seconds(self, ledger: Ledger, number: int) -> float:
+        """What reviewers took in a round, as far as their tools tell."""
+        steps = [one for one in ledger.chain(self._step(number)) if one.kind == "review" and one.round == number]
+        return round(sum(float(one.facts.get("seconds", 0.0)) for one in steps), 1)
+
+
+def hidden_of(pictures: Iterable[str], recipe: LoopRecipe) -> set[str]:
+    """Those of a ledger's pictures, by key, whose annotations are hidden; at least one is not."""
+    if recipe.source.labelled is None:
+        return set()
+    keys = sorted(pictures, key=lambda key: key_hash(str(recipe.seed), key, "labelled"))
+    return set(keys[max(1, round(recipe.source.labelled * len(keys))) :])
+
+
+def _needing(recipe: TrainRecipe, names: tuple[str, ...]) -> TrainRecipe:
+    """The recipe as one that needs only these datasets."""
+    stage = recipe.stages[0].model_copy(update={"data": names, "evaluate": ()})
+    return recipe.model_copy(update={"stages": (stage,)})
+
+
+def _clear(work: Path) -> None:
+    """Delete what is in the ledger now; what could not be labelled stays."""
+    for name in ("entries", "commits"):
+        shutil.rmtree(work / name, ignore_errors=True)
