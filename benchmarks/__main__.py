@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, evaluation, index, inputs, loading, metrics, prompts, sources, viewer
+from benchmarks import build, evaluation, index, inputs, loading, metrics, prompts, sources, training, viewer
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
         lambda: viewer.rows(),
         lambda: loading.rows(),
         lambda: inputs.rows(),
+        lambda: training.rows(),
     ):
         for row in rows():
             print(f"| {' | '.join(row)} |", flush=True)
