@@ -26,6 +26,7 @@ VERSION = "1"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_MAX_HEADER = 100_000_000  # bytes, as safetensors allows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,13 +358,28 @@ def folder_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def digest_of(folder: Path) -> str:
-    """What tells the weights and settings of a checkpoint from those of others."""
+    """What tells the weights and settings of a checkpoint from those of others, however often they are written."""
     from dataengine.keyed import key_hash
-    from dataengine.store.files import Folder
 
     files = sorted({path.name for pattern in (*WEIGHTS, "*.json") for path in folder.glob(pattern)})
-    place = Folder(str(folder))
-    return key_hash(*(part for name in files for part in (name, place.sha256(name)))).hex()[:16]
+    return key_hash(*(part for name in files for part in (name, *_contents(folder / name)))).hex()[:16]
+
+
+def _contents(path: Path) -> tuple[str, ...]:
+    """Hashes of a file. The header of a `.safetensors` file, whose entries may stand in any order, is read first."""
+    from dataengine.store.files import hash_file
+
+    with path.open("rb") as file:
+        if path.suffix == ".safetensors":
+            length = int.from_bytes(file.read(8), "little")
+            try:
+                header = json.loads(file.read(length)) if length <= _MAX_HEADER else None
+            except ValueError:
+                header = None
+            if header is not None:
+                return canonical(header), hash_file(file)
+            file.seek(0)
+        return (hash_file(file),)
 
 
 def mean_std(folder: Path, usual: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:

@@ -120,6 +120,23 @@ def test_what_a_labeler_is_does_not_say_where_it_lies(checkpoints, tmp_path):
     assert labelers.make(Spec(name="sam", settings={"model": str(copy)})).revision != first.revision
 
 
+def test_weights_that_are_written_in_another_order_are_the_same(tmp_path):
+    def digest(header, data=b"\0" * 8):
+        path = tmp_path / "model.safetensors"
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        return sam.digest_of(tmp_path)
+
+    one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    two = one | {"data_offsets": [4, 8]}
+    about = {"format": "pt", "tied": "a"}
+    known = digest({"__metadata__": about, "a": one, "b": two})
+    assert known == digest({"b": two, "a": one, "__metadata__": dict(reversed(about.items()))})
+    assert known != digest({"__metadata__": about, "a": two, "b": one})
+    assert known != digest({"__metadata__": about, "a": one, "b": two}, b"\0" * 7 + b"\1")
+    assert digest(b"no header") != digest(b"no headeR")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
