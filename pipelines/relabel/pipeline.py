@@ -164,6 +164,7 @@ def run(
         result = tally.result
         result.plan = folder.sha256(PLAN)
         result.files, result.quarantine = _files(tally.done)
+        _remove_temporary_files(folder)  # of workers that were killed
         _write_result(folder, result)
         folder.delete(jobs.INPUTS)
     result.seconds = time.monotonic() - started

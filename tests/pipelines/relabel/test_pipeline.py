@@ -16,6 +16,7 @@ from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Entry
 from dataengine.store import quarantine
 from dataengine.store.commits import DatasetError
+from dataengine.store.files import temporary_name
 from dataengine.store.quarantine import BudgetError
 from pipelines.relabel import pipeline
 from tests.pipelines.relabel import failing
@@ -311,6 +312,18 @@ def test_a_labeler_that_hangs_on_ray_is_ended(pictures, relabel, ray_session):
     result, _ = relabel(pictures(4), options=options, workers=2, timeout_s=0.5, batch=1)
     assert bad(result) == {1: "labeler_hangs"}
     assert keys(result) == [0, 2, 3]
+
+
+def test_a_killed_worker_leaves_no_files_behind(pictures, relabel, content, tmp_path):
+    def killed(tasks):
+        left = tmp_path / "killed" / temporary_name("entries/000000.parquet")
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"PAR1")
+        return tasks
+
+    relabel(pictures(5))
+    relabel(pictures(5), out="killed", order=killed)
+    assert content("killed") == content("out")
 
 
 CLUSTER = """
