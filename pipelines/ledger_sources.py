@@ -39,13 +39,15 @@ class Choice:
     """What is taken of the sources.
 
     split: only this one. exhaustive: in which pictures of a COCO folder its categories count as annotated throughout:
-    in those that have an annotation, in all, or in none. categories: names, besides those that the sources have.
+    in those that have an annotation, in all, or in none. categories: names, besides those that the sources have;
+    they are given the next ids. table: categories with ids of their own, known before the sources are read.
     namespace: whose numbers the names of plain files are; by default the folder's name.
     """
 
     split: str | None = None
     exhaustive: Exhaustive = "annotated"
     categories: tuple[str, ...] = ()
+    table: tuple[Concept, ...] = ()
     namespace: str | None = None
 
 
@@ -89,6 +91,8 @@ class _Reading:
 
     def entries(self, sources: Sequence[str], scratch: Path) -> Iterator[Entry]:
         """The human masks of all sources; their pictures are known before them."""
+        table = [Category(id=one.category_id, name=one.text, text=clean_name(one.text)) for one in self.choice.table]
+        self._add_categories(table, "the table of categories")
         for source in sources:
             place = Folder(source)
             if place.exists(MANIFEST):

@@ -42,6 +42,10 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME", help="A category that the sources do not have; may be given several times."),
     ] = None,
+    categories: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Categories with their ids: a JSON file with `categories`, as COCO's have."),
+    ] = None,
     namespace: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Whose numbers the names of pictures alone are; else the folder's name."),
@@ -53,11 +57,13 @@ def init(
         raise typer.BadParameter("--exhaustive is annotated, all or none")
     with errors():
         from pipelines.ledger_sources import Choice, create
+        from pipelines.relabel.concepts import concepts_of
 
         choice = Choice(
             split=split,
             exhaustive=exhaustive,  # type: ignore[arg-type]
             categories=tuple(category or ()),
+            table=() if categories is None else tuple(concepts_of(categories)),
             namespace=namespace,
         )
         made = create(sources, out, choice, seed)

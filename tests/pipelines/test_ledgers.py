@@ -180,6 +180,21 @@ def test_pictures_alone_and_several_sources(coco_tree, make_jpeg, tmp_path):
     assert ledger.head.facts["records"]["quarantined"] == {"images": {"image_unreadable": 1}}
 
 
+def test_a_table_of_categories_keeps_its_ids(coco_tree, make_jpeg, tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "7.jpg").write_bytes(make_jpeg(seed=7))
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"categories": [{"id": 90, "name": "tooth_brush"}, {"id": 2, "name": "kind-2"}]}))
+    run = ["ledger", "init", str(tmp_path / "plain"), "--categories", str(table), "--category", "zebra"]
+    done = CliRunner().invoke(app, [*run, "--out", str(tmp_path / "ledger")])
+    assert done.exit_code == 0, done.output
+    found = [(c.id, c.name, c.text) for c in Ledger.open(str(tmp_path / "ledger")).categories]
+    assert found == [(2, "kind-2", "kind 2"), (90, "tooth_brush", "tooth_brush"), (91, "zebra", "zebra")]
+    other = (Concept(text="whale", category_id=1),)
+    with pytest.raises(UserError, match="category 1 is 'kind 1', in another source it is 'whale'"):
+        create([str(coco_tree(2).root)], str(tmp_path / "other"), Choice(table=other))
+
+
 def test_sources_that_cannot_be_used_are_named(coco_tree, tmp_path):
     tree, other = coco_tree(2), coco_tree(2)
     with pytest.raises(UserError, match="nowhere: there is no such folder"):
