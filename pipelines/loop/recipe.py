@@ -62,12 +62,14 @@ class TrainingSpec(_Model):
     recipe: a training recipe by name, file (below the folder of the loop's recipe) or values. set: KEY=VALUE, as of
     `dataengine train`. labels: its datasets that are built anew of the ledger's masks in every round. start: `scratch`,
     or `previous`: rounds after the first train the last stage on, beginning with the model of the round before.
+    later_steps: of the last stage in these rounds; None: as many as in the first.
     """
 
     recipe: str | dict[str, Any]
     set: tuple[str, ...] = ()
     labels: Names = Field(min_length=1)
     start: Literal["scratch", "previous"] = "scratch"
+    later_steps: Int | None = Field(default=None, ge=1)
     processes: Int = Field(default=1, ge=1)
 
 
@@ -101,7 +103,8 @@ class ReviewSpec(_Model):
 
 class LoopRecipe(_Model):
     """A loop. seed: of the choice of what is labelled, and added to those of the training stages. filters, merge: as of
-    `dataengine relabel`. frozen_teacher: compare with training on round 1's labels in every round."""
+    `dataengine relabel`. people_alone, frozen_teacher: compare with training on people's masks alone, or on round 1's
+    labels, in every round."""
 
     name: Name
     description: str = ""
@@ -115,6 +118,7 @@ class LoopRecipe(_Model):
     rounds: Int = Field(default=3, ge=1, le=1000)
     stop: StopSpec = StopSpec()
     review: ReviewSpec | None = None
+    people_alone: bool = False
     frozen_teacher: bool = False
 
     @model_validator(mode="after")

@@ -65,6 +65,7 @@ def table(rounds: Rounds) -> list[list[str]]:
         ("round", [str(one["round"]) for one in rounds]),
         ("score before, %", [_number(before) for before in [None, *(one["score"] for one in rounds[:-1])]]),
         ("score after, %", [_number(one["score"]) for one in rounds]),
+        ("score with people's masks alone, %", [_number(one["alone"]) for one in rounds]),
         ("score with round 1's labels, %", [_number(one["frozen"]) for one in rounds]),
         *(
             (name, [f"{one['kept'][key]:,}" for one in rounds])
@@ -97,6 +98,8 @@ def _number(share: float | None) -> str:
 def charts(recipe: LoopRecipe, rounds: Rounds) -> Iterator[dict[str, Any]]:
     """Curves over the rounds."""
     score = {"loop": _curve((one["round"], one["score"]) for one in rounds)}
+    if recipe.people_alone:
+        score["people's masks alone"] = _curve((one["round"], one["alone"]) for one in rounds)
     if recipe.frozen_teacher:
         score["round 1's labels"] = _curve((one["round"], one["frozen"]) for one in rounds)
     yield _chart(f"Score: {recipe.score.figure} of {recipe.score.exam}", "%", score)

@@ -38,6 +38,7 @@ from pipelines.training.recipe import TrainRecipe
 
 Say = Callable[[str], None]
 SPLIT = "train"  # of the exported ledger
+OTHERS = {"alone": 0, "frozen": 1}  # models to compare with, and the round whose labels they learn from in all rounds
 # settings of labelers that a loop knows better than its recipe
 KNOWN = {
     "xsam": {"model": "{model}", "categories": "{categories}", "device": "{device}"},
@@ -127,6 +128,8 @@ def check(recipe: LoopRecipe, trained: TrainRecipe) -> None:
             raise LoopError(f"training.labels: {name} is what models are judged by; that is never trained on")
     if both := sorted(gold_of(trained) & {name for stage in trained.stages for name in stage.data}):
         raise LoopError(f"{both[0]} is what models are judged by, and is trained on")
+    if recipe.training.later_steps is not None and recipe.training.start != "previous":
+        raise LoopError("training.later_steps: from scratch all rounds have the same steps")
     if recipe.training.start == "previous" and not set(recipe.training.labels) & set(last.data):
         raise LoopError(f"training.start: previous trains stage {last.name} on, which reads none of the labels")
     if recipe.review is not None and recipe.review.to == "browser" and recipe.review.limit is not None:
@@ -161,8 +164,8 @@ class Loop:
         if number == 0:
             return ["begin", "build", "train", "evaluate"]
         review = ["review"] if self.recipe.review is not None else []
-        frozen = ["frozen"] if self._has_frozen(number) else []
-        return ["relabel", *review, "build", "train", *frozen, "evaluate"]
+        others = [name for name in OTHERS if self._is_trained(name, number)]
+        return ["relabel", *review, "build", "train", *others, "evaluate"]
 
     def rounds(self, newest: int) -> list[dict[str, Any]]:
         """What the evaluations of rounds found, up to one."""
@@ -334,21 +337,36 @@ class Loop:
         previous = self._model(number - 1) if number and self.recipe.training.start == "previous" else None
         return self._train(number, self._folder(number) / "train", previous)
 
-    def frozen(self, number: int) -> dict[str, Any]:
-        """Train on the labels of round 1, beginning with what was trained on them before."""
-        before = self._model(1) if number == 2 else self._folder(number - 1) / "frozen" / self._last / "model"
-        return self._train(1, self._folder(number) / "frozen", before)
+    def alone(self, number: int) -> dict[str, Any]:
+        """Train on people's masks alone."""
+        return self._train_other("alone", number)
 
-    def _has_frozen(self, number: int) -> bool:
-        """From scratch the same labels give the same model again: that of round 1."""
-        return self.recipe.frozen_teacher and number > 1 and self.recipe.training.start == "previous"
+    def frozen(self, number: int) -> dict[str, Any]:
+        """Train on the labels of round 1."""
+        return self._train_other("frozen", number)
+
+    def _train_other(self, name: str, number: int) -> dict[str, Any]:
+        """Train on the labels of an earlier round, beginning with what was trained on them before."""
+        first = OTHERS[name]
+        before = self._folder(number - 1) / name / self._last / "model"
+        return self._train(first, self._folder(number) / name, self._model(first) if number == first + 1 else before)
+
+    def _is_compared(self, name: str, number: int) -> bool:
+        wanted = {"alone": self.recipe.people_alone, "frozen": self.recipe.frozen_teacher}
+        return wanted[name] and number > OTHERS[name]
+
+    def _is_trained(self, name: str, number: int) -> bool:
+        """From scratch the same labels give the same model again."""
+        return self._is_compared(name, number) and self.recipe.training.start == "previous"
 
     def _train(self, labels_of: int, out: Path, previous: Path | None) -> dict[str, Any]:
         """labels_of: the round whose labels are learned. previous: the model that is trained on."""
         recipe = self.trained
         if previous is not None:
-            changes = {"init": {"checkpoint": str(previous)}, "take": {}, "requires": ()}
-            recipe = recipe.model_copy(update={"stages": (recipe.stages[-1].model_copy(update=changes),)})
+            last = recipe.stages[-1]
+            train = replace(last.train, steps=self.recipe.training.later_steps or last.train.steps)
+            changes = {"init": {"checkpoint": str(previous)}, "take": {}, "requires": (), "train": train}
+            recipe = recipe.model_copy(update={"stages": (last.model_copy(update=changes),)})
         datasets = {**self._found(0, "begin")["data"], **self._found(labels_of, "build")["data"]}
         needed = {name: datasets[name] for name in recipe.data_names}
         resume = (out / training.RUN).exists()
@@ -387,7 +405,7 @@ class Loop:
             "drift": measure.drift(first, figures["categories"]),
             "scores": scores,
             "score": self._score(scores),
-            "frozen": self._frozen_score(number),
+            **{name: self._other_score(name, number) for name in OTHERS},
             "human_seconds": self._human_seconds(ledger, number),
         }
         file = self._folder(number) / "round.json"
@@ -416,12 +434,12 @@ class Loop:
             raise LoopError(f"score: exam {score.exam} gives no {score.figure}; it gives {', '.join(sorted(scores))}")
         return sum(some) / len(some)
 
-    def _frozen_score(self, number: int) -> float | None:
-        if not self.recipe.frozen_teacher or number < 2:
+    def _other_score(self, name: str, number: int) -> float | None:
+        if not self._is_compared(name, number):
             return None
-        if self._has_frozen(number):
-            return self._score(self._scores(self._folder(number) / "frozen"))
-        return float(self._found(1, "evaluate")["score"])
+        if self._is_trained(name, number):
+            return self._score(self._scores(self._folder(number) / name))
+        return float(self._found(OTHERS[name], "evaluate")["score"])
 
     def _human_seconds(self, ledger: Ledger, number: int) -> float:
         """What reviewers took in a round, as far as their tools tell."""

@@ -52,6 +52,8 @@ def test_the_model_labels_what_it_is_trained_on_next(loop, recipe, tmp_path):
     changes = {
         "labeler": {"name": "xsam", "settings": {"min_score": 0.0}},
         "training.start": "previous",
+        "training.later_steps": 1,
+        "people_alone": True,
         "frozen_teacher": True,
     }
     said = loop(recipe(changes))
@@ -65,7 +67,11 @@ def test_the_model_labels_what_it_is_trained_on_next(loop, recipe, tmp_path):
     assert [one["round"] for one in found["rounds"]] == [0, 1, 2]
     assert found["rounds"][0]["kept"]["model"] == 0
     assert all(one["proposed"] > 0 and one["kept"]["model"] > 0 for one in found["rounds"][1:])
+    assert [one["alone"] is None for one in found["rounds"]] == [True, False, False]
     assert [one["frozen"] is None for one in found["rounds"]] == [True, True, False]
+    runs = [out / "rounds" / folder for folder in ("000/train", "001/train", "001/alone", "002/alone", "002/frozen")]
+    stages = [json.loads((run / "run.json").read_text())["recipe"]["stages"][-1] for run in runs]
+    assert [stage["train"]["steps"] for stage in stages] == [2, 1, 1, 1, 1]
     assert all(one["before"] == before["score"] for before, one in pairwise(found["rounds"]))
     # 12 pictures, of which 0.34 are 4; what models drew is in the data, and says so
     begun = json.loads((out / "loop.json").read_text())["steps"][0]["facts"]
