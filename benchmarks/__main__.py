@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, evaluation, index, inputs, loading, metrics, prompts, sources, training, viewer
+from benchmarks import build, evaluation, index, inputs, loading, metrics, prompts, relabel, sources, training, viewer
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
         lambda: loading.rows(),
         lambda: inputs.rows(),
         lambda: training.rows(),
+        lambda: relabel.rows(),
     ):
         for row in rows():
             print(f"| {' | '.join(row)} |", flush=True)

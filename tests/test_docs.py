@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from dataengine import sample
+from pipelines.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -46,6 +49,29 @@ def test_commands_run(page, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_commands_that_need_more_than_a_test_has_could_be_run():
+    """Commands outside of `sh` blocks, which serve, or need a model: the program has them, and their options."""
+    checked = 0
+    for page in PAGES:
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S):
+            lines = block.replace("\\\n", " ").splitlines() if language != "sh" else []
+            for line in lines:
+                if line.startswith("dataengine "):
+                    _check_command(shlex.split(line, comments=True)[1:], f"{page.name}: {line}")
+                    checked += 1
+    assert checked > 10
+
+
+def _check_command(words, where):
+    command, words = typer.main.get_command(app), list(words)
+    while hasattr(command, "commands"):
+        name = words.pop(0) if words else ""
+        assert name in command.commands, where
+        command = command.commands[name]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options | {"--help"}, where
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
