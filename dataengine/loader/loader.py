@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Generic, Protocol, TypeVar
 
+from dataengine import malloc
 from dataengine.errors import ReasonError, UserError
 from dataengine.loader.groups import Data
 from dataengine.loader.order import Draw, Order, Step
@@ -282,6 +283,7 @@ def _as_it_is(made: T) -> T:
 
 def _start_worker(number: int) -> None:
     """Leave interrupts to the process that reads the batches; where all processes got one, it has a step to finish."""
+    malloc.keep_pictures()
     gc.freeze()  # what was there before is not looked through again and again, nor copied for that
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _die_later)

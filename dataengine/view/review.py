@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataengine import malloc
 from dataengine.errors import UserError
 from dataengine.images import ImageError
 from dataengine.ledger.ledger import Ledger
@@ -29,7 +30,6 @@ from dataengine.view.server import (
     nothing_there,
     page_routes,
     refusing,
-    share_memory,
 )
 from dataengine.view.words import Changed, Said, Words
 
@@ -280,7 +280,7 @@ def serve(ledger: str, folder: Path, port: int = 8766, *, say: Callable[[str], N
     """
     import uvicorn
 
-    share_memory()
+    malloc.share_between_threads()
     reviews = Reviews(Ledger.open(ledger), folder)
     if not reviews.queue:
         raise UserError(f"{ledger}: no mask waits for a review")

@@ -8,7 +8,6 @@ pictures by the number of a row. Nothing of a dataset is served as anything but 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import socket
 import threading
@@ -18,6 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from dataengine import malloc
 from dataengine.errors import UserError
 from dataengine.images import ImageError
 from dataengine.sample import Image
@@ -53,7 +53,6 @@ LOCAL = ("127.0.0.1", "localhost", "[::1]")
 THREADS = 4  # requests that are answered at the same time
 DECODERS = 2  # pictures that are read and made small at the same time
 MAX_PX = 4096
-M_ARENA_MAX = -8  # malloc.h
 PATIENCE_S = 0.5  # how long the background waits for requests between two row groups
 
 
@@ -401,7 +400,7 @@ def serve(
     """
     import uvicorn
 
-    share_memory()
+    malloc.share_between_threads()
     datasets = [open_dataset(uri) for uri in uris]
     with listening(host, port) as listener:
         place = Place(host=host, port=listener.getsockname()[1], names=tuple(names))
@@ -417,12 +416,6 @@ def serve(
         # uvicorn ends in order on Ctrl-C and then raises it again
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
-
-
-def share_memory() -> None:
-    """Let threads take memory from the same few places: otherwise each keeps what it once needed (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def listening(host: str, port: int) -> socket.socket:

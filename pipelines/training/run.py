@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from dataengine import malloc
 from model.checkpoints import CONFIG
 from model.training.settings import FIXED_CLASSES, changes
 from pipelines import plan as planning
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from model.training.loop import Asked
 
 RUN, CACHE = "run.json", "cache"
-# glibc gives big blocks back to the system after every operation, and asks for them again: a third of a step on the CPU
-_MALLOC = {-1: (1 << 31) - 1, -4: 0}  # M_TRIM_THRESHOLD and M_MMAP_MAX
 Say = Callable[[str], None]
 
 
@@ -177,7 +176,7 @@ def go(run: Run, say: Say, asked: Asked | None = None) -> int | None:
 
     logging.basicConfig(format="%(message)s")
     if run.cpu:
-        keep_memory()
+        malloc.keep_all()
     with nullcontext(asked) if asked is not None else interrupts() as asked:
         try:
             return _stages(run, say, asked)
@@ -250,15 +249,3 @@ def _report(run: Run, say: Say) -> None:
         report.write(Path(run.out))
     except Exception as error:
         say(f"warning: the report was not written: {type(error).__name__}: {error}")
-
-
-def keep_memory() -> None:
-    """Let glibc keep the memory of big intermediate values; does nothing where there is no glibc."""
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for parameter, value in _MALLOC.items():
-        mallopt(parameter, value)

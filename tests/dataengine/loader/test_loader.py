@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from dataengine.loader.groups import open_data
 from dataengine.loader.loader import Loader
 from dataengine.loader.order import Order
 from dataengine.loader.pictures import decoded
+from dataengine.sample import Image
 from dataengine.store.commits import DatasetError
 
 from .conftest import chat
@@ -229,6 +231,19 @@ def test_a_defect_is_not_a_loss(data):
 def test_numbers_that_cannot_be_are_refused(data, given, said):
     with pytest.raises(UserError, match=said):
         Loader(data, order_of(data), make, list, **given)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (641, 3), (2500, 2000)])  # the last lies in several blocks
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_pixels_are_those_that_numpy_reads(size, mode):
+    rng = np.random.default_rng(0)
+    picture = Pillow.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=0)
+    image = Image(bytes=file.getvalue(), path="a.png")
+    pixels = decoded(replace(chat("c", 0), image=image, height=size[1], width=size[0]))
+    np.testing.assert_array_equal(pixels, np.asarray(picture.convert("RGB")))
+    assert not pixels.flags.writeable
 
 
 def test_decoded_pictures_are_those_of_pillow(data):
