@@ -66,6 +66,22 @@ def measure(
     }
 
 
+def against(view: View, truth: Ledger) -> dict[str, Any]:
+    """How right the masks are that a ledger keeps, of the categories that are annotated throughout in each picture.
+
+    Args:
+        truth: has annotations of the same pictures. Returns: see `Quality`.
+    """
+    quality, true = Quality(), truth.view(0)
+    asked = {picture.key: {*picture.exhaustive, *picture.absent} for picture in truth.pictures()}
+    for picture, found in view.walk(with_checks=False):
+        of = asked[picture.key]
+        kept = [one.entry for one in found if one.entry.state == "kept" and not one.is_superseded]
+        known = true.entries(picture.key)
+        quality.add(picture, *([e for e in some if not of or e.concept.category_id in of] for some in (kept, known)))
+    return quality.as_dict()
+
+
 class Quality:
     """How right the kept masks of pictures are whose truth is known: with an IoU of at least IOU, each object once."""
 

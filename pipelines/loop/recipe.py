@@ -104,7 +104,8 @@ class ReviewSpec(_Model):
 class LoopRecipe(_Model):
     """A loop. seed: of the choice of what is labelled, and added to those of the training stages. filters, merge: as of
     `dataengine relabel`. people_alone, frozen_teacher: compare with training on people's masks alone, or on round 1's
-    labels, in every round."""
+    labels, in every round. gold: label the pictures of the scored exam too, apart from the ledger, and tell how good what
+    the filters accept is."""
 
     name: Name
     description: str = ""
@@ -118,6 +119,7 @@ class LoopRecipe(_Model):
     rounds: Int = Field(default=3, ge=1, le=1000)
     stop: StopSpec = StopSpec()
     review: ReviewSpec | None = None
+    gold: bool = True
     people_alone: bool = False
     frozen_teacher: bool = False
 

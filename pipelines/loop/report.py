@@ -82,7 +82,8 @@ def table(rounds: Rounds) -> list[list[str]]:
         ("rejected by rules", ["–" if one["round"] == 0 else f"{sum(one['by_rule'].values()):,}" for one in rounds]),
         ("accepted, %", [_number(one["accept"]) for one in rounds]),
         *(
-            (f"{name} of hidden masks, %", [_number((one["hidden"] or {}).get(name)) for one in rounds])
+            (f"{name} of {kind} masks, %", [_number((one[kind] or {}).get(name)) for one in rounds])
+            for kind in ("hidden", "gold")
             for name in ("precision", "recall")
         ),
         ("drift of classes, %", [_number(one["drift"]) for one in rounds]),
@@ -103,9 +104,10 @@ def charts(recipe: LoopRecipe, rounds: Rounds) -> Iterator[dict[str, Any]]:
     if recipe.frozen_teacher:
         score["round 1's labels"] = _curve((one["round"], one["frozen"]) for one in rounds)
     yield _chart(f"Score: {recipe.score.figure} of {recipe.score.exam}", "%", score)
-    hidden = [(one["round"], one["hidden"] or {}) for one in rounds if one["round"]]
-    names = ("precision", "recall")
-    yield _chart("Hidden masks", "%", {name: _curve((n, one.get(name)) for n, one in hidden) for name in names})
+    for kind, title in (("hidden", "Hidden masks"), ("gold", "Masks of the gold set")):
+        judged = [(one["round"], one[kind] or {}) for one in rounds if one["round"]]
+        names = ("precision", "recall")
+        yield _chart(title, "%", {name: _curve((n, one.get(name)) for n, one in judged) for name in names})
     known = [one for one in rounds if one["round"]]
     counts = {
         "proposed": [(one["round"], one["proposed"]) for one in known],

@@ -27,6 +27,7 @@ from pipelines.loop.recipe import LoopError, LoopRecipe
 from pipelines.relabel import forbidden as forbidding
 from pipelines.relabel import rounds as relabeling
 from pipelines.relabel.chain import Chain
+from pipelines.relabel.forbidden import Forbidden
 from pipelines.relabel.labelers import Spec, make
 from pipelines.relabel.merge import Rules
 from pipelines.relabel.pipeline import Settings
@@ -165,7 +166,8 @@ class Loop:
             return ["begin", "build", "train", "evaluate"]
         review = ["review"] if self.recipe.review is not None else []
         others = [name for name in OTHERS if self._is_trained(name, number)]
-        return ["relabel", *review, "build", "train", *others, "evaluate"]
+        gold = ["gold"] if self._has_gold else []
+        return ["relabel", *gold, *review, "build", "train", *others, "evaluate"]
 
     def rounds(self, newest: int) -> list[dict[str, Any]]:
         """What the evaluations of rounds found, up to one."""
@@ -238,12 +240,42 @@ class Loop:
 
     def relabel(self, number: int) -> dict[str, Any]:
         """Label all pictures with the newest model."""
-        work, spec = self._folder(number) / "relabel", self.recipe.labeler
-        fixed = self._found(0, "begin")["data"]
-        labeler = self._labeler(number)
+        forbidden = forbidding.pictures_of(self._gold(self._found(0, "begin")["data"]))
+        found = self._label(number, self.ledger, self._folder(number) / "relabel", forbidden)
+        step = Ledger.open(self.ledger).step(found.step)
+        if step.round != number:
+            raise LoopError(f"{self.ledger}: step {step.number} is of round {step.round}; somebody else added to it")
+        return {"step": found.step, "seconds": step.facts["seconds"], "bad": found.result.account.num_quarantined()}
+
+    def gold(self, number: int) -> dict[str, Any]:
+        """Label what models are judged by, in a ledger apart, and measure the masks that are accepted."""
+        truth, place = self._gold_ledger(), self._folder(number) / "gold"
+        if not Folder(str(place)).exists(HEAD):
+            blank = [replace(picture, exhaustive=(), absent=()) for picture in truth.pictures()]
+            Ledger.create(str(place), blank, Ledger.open(self.ledger).categories, [], seed=self.recipe.seed)
+        if len(Ledger.open(str(place)).steps) == 1:
+            self._label(number, str(place), None, None)
+        return measure.against(Ledger.open(str(place)).view(), truth)
+
+    @property
+    def _has_gold(self) -> bool:
+        """An oracle knows nothing of these pictures."""
+        return self.recipe.gold and self.recipe.labeler.name != "noisy-oracle"
+
+    def _gold_ledger(self) -> Ledger:
+        """The annotations of the pictures that the scored exam asks about."""
+        place = str(self.out / "gold")
+        if not Folder(place).exists(HEAD):
+            exam = next(one for one in self.trained.stages[-1].evaluate if one.name == self.recipe.score.exam)
+            choice = ledger_sources.Choice(split=exam.split)
+            ledger_sources.create([self._found(0, "begin")["data"][exam.data]], place, choice, self.recipe.seed)
+        return Ledger.open(place)
+
+    def _label(self, number: int, ledger: str, work: Path | None, forbidden: Forbidden | None) -> relabeling.Round:
+        spec, labeler = self.recipe.labeler, self._labeler(number)
         make(labeler)
-        found = relabeling.relabel(
-            self.ledger,
+        return relabeling.relabel(
+            ledger,
             labeler,
             self.chain,
             self.rules,
@@ -256,14 +288,10 @@ class Loop:
                 max_bad=spec.max_bad,
                 resume=True,  # a round that stands in the ledger is not done again
             ),
-            forbidden=forbidding.pictures_of(self._gold(fixed)),
-            work=str(work),
+            forbidden=forbidden,
+            work=None if work is None else str(work),
             say=self.say,
         )
-        step = Ledger.open(self.ledger).step(found.step)
-        if step.round != number:
-            raise LoopError(f"{self.ledger}: step {step.number} is of round {step.round}; somebody else added to it")
-        return {"step": found.step, "seconds": step.facts["seconds"], "bad": found.result.account.num_quarantined()}
 
     def _labeler(self, number: int) -> Spec:
         """The labeler of a round, with what the loop knows in its settings."""
@@ -406,6 +434,7 @@ class Loop:
             "scores": scores,
             "score": self._score(scores),
             **{name: self._other_score(name, number) for name in OTHERS},
+            "gold": self._found(number, "gold") if number and self._has_gold else None,
             "human_seconds": self._human_seconds(ledger, number),
         }
         file = self._folder(number) / "round.json"

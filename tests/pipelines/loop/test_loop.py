@@ -67,6 +67,8 @@ def test_the_model_labels_what_it_is_trained_on_next(loop, recipe, tmp_path):
     assert [one["round"] for one in found["rounds"]] == [0, 1, 2]
     assert found["rounds"][0]["kept"]["model"] == 0
     assert all(one["proposed"] > 0 and one["kept"]["model"] > 0 for one in found["rounds"][1:])
+    assert found["rounds"][0]["gold"] is None
+    assert all(one["gold"]["pictures"] == 3 and one["gold"]["kept"] > 0 for one in found["rounds"][1:])
     assert [one["alone"] is None for one in found["rounds"]] == [True, False, False]
     assert [one["frozen"] is None for one in found["rounds"]] == [True, True, False]
     runs = [out / "rounds" / folder for folder in ("000/train", "001/train", "001/alone", "002/alone", "002/frozen")]
@@ -108,6 +110,19 @@ def test_a_loop_that_dies_after_any_step_ends_like_one_that_does_not(loop, recip
     assert all(np.array_equal(weights[one], expected[one]) for one in expected)
     steps = [(one["round"], one["step"]) for one in json.loads((out / "loop.json").read_text())["steps"]]
     assert steps == [*STEPS, (1, "evaluate")]
+
+
+def test_the_gold_set_is_labelled_once(loop, recipe, tmp_path):
+    file = recipe({"rounds": 1, "labeler": {"name": "xsam", "settings": {"min_score": 0.0}}})
+    loop(file, fault="loop-gold-1", code=1)
+    out = tmp_path / "out"
+    loop(file, "--resume")
+    (gold,) = [one["gold"] for one in report(out)["rounds"][1:]]
+    assert len(Ledger.open(str(out / "rounds" / "001" / "gold")).steps) == 2
+    assert (gold["pictures"], gold["precision"]) == (3, gold["right"] / gold["kept"])
+    assert gold["objects"] > 0
+    loop(recipe({"rounds": 1, "labeler": {"name": "xsam"}, "gold": False}), out="without")
+    assert report(tmp_path / "without")["rounds"][1]["gold"] is None
 
 
 def test_a_loop_that_is_killed_in_the_middle_of_a_step_goes_on(loop, recipe, tmp_path, world):
