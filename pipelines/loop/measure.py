@@ -22,8 +22,9 @@ def measure(
 
     proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; in_review;
     confirmed: as a person drew them; conflicted: of the relation `conflict`, whatever became of them; by_filter,
-    by_rule: rejected, by reason; accept: share that is kept of all that is not confirmed. kept: all masks that stand,
-    of people and models; categories: these by what they show. hidden: see `Quality`.
+    by_rule: rejected, by reason; by_people: words of reviewers on masks of the round, by action, `add` for what they
+    drew where nothing was; accept: share that is kept of all that is not confirmed. kept: all masks that stand, of
+    people and models; categories: these by what they show. hidden: see `Quality`.
 
     Args:
         filters: names of the chain's filters. truth: has the annotations of the pictures `hidden`, keys.
@@ -31,6 +32,7 @@ def measure(
     counts: Counter[str] = Counter()
     by_filter: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
+    by_people: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     origins: Counter[str] = Counter()
     quality = Quality()
@@ -39,15 +41,21 @@ def measure(
         standing = [s.entry for s in found if s.entry.state == "kept" and not s.is_superseded]
         kept.update(entry.concept.text for entry in standing)
         origins.update(entry.origin for entry in standing)
-        for entry in (s.entry for s in found):
-            if entry.round != round or entry.origin != "model" or round == 0:
+        for entry, word in ((s.entry, s.decision) for s in found):
+            if entry.round != round or round == 0:
                 continue
+            by_person = word is not None and word.by.startswith("reviewer:")
+            if entry.origin == "human":
+                by_people["add"] += entry.supersedes is None
+                continue
+            if word is not None and by_person:
+                by_people[word.action] += 1
             counts["proposed"] += 1
             counts["conflicted"] += entry.relation == "conflict"
             if entry.state == "kept":
                 counts["added" if entry.supersedes is None else "renewed"] += 1
             counts["in_review"] += entry.state == "review"
-            if entry.state == "rejected":
+            if entry.state == "rejected" and not by_person:
                 counts["confirmed"] += entry.reason == "confirmed"
                 if entry.reason != "confirmed":
                     (by_filter if entry.reason in filters else by_rule)[entry.reason or "-"] += 1
@@ -59,6 +67,7 @@ def measure(
         **{name: counts[name] for name in names},
         "by_filter": dict(sorted(by_filter.items())),
         "by_rule": dict(sorted(by_rule.items())),
+        "by_people": {action: number for action, number in sorted(by_people.items()) if number},
         "accept": (counts["added"] + counts["renewed"]) / asked if asked else None,
         "kept": {"all": kept.total(), **{origin: origins[origin] for origin in ("human", "model")}},
         "categories": dict(sorted(kept.items())),

@@ -104,8 +104,8 @@ class ReviewSpec(_Model):
 class LoopRecipe(_Model):
     """A loop. seed: of the choice of what is labelled, and added to those of the training stages. filters, merge: as of
     `dataengine relabel`. people_alone, frozen_teacher: compare with training on people's masks alone, or on round 1's
-    labels, in every round. gold: label the pictures of the scored exam too, apart from the ledger, and tell how good the
-    accepted masks are."""
+    labels, in every round. gold: label the pictures of the scored exam too, apart from the ledger, and tell how good
+    the accepted masks are."""
 
     name: Name
     description: str = ""

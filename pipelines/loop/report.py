@@ -80,6 +80,13 @@ def table(rounds: Rounds) -> list[list[str]]:
             ["–" if one["round"] == 0 else f"{sum(one['by_filter'].values()):,}" for one in rounds],
         ),
         ("rejected by rules", ["–" if one["round"] == 0 else f"{sum(one['by_rule'].values()):,}" for one in rounds]),
+        *(
+            (
+                f"people: {action.replace('_', ' ')}",
+                ["–" if not one["round"] else f"{n:,}" for one, n in zip(rounds, ns, strict=True)],
+            )
+            for action, ns in _words(rounds).items()
+        ),
         ("accepted, %", [_number(one["accept"]) for one in rounds]),
         *(
             (f"{name} of {kind} masks, %", [_number((one[kind] or {}).get(name)) for one in rounds])
@@ -90,6 +97,12 @@ def table(rounds: Rounds) -> list[list[str]]:
         ("seconds of people", [f"{one['human_seconds']:g}" if one["human_seconds"] else "–" for one in rounds]),
     ]
     return [[name, *cells] for name, cells in rows if set(cells) != {"–"}]
+
+
+def _words(rounds: Rounds) -> dict[str, list[int]]:
+    """What reviewers said, by action: how often in each round."""
+    actions = sorted({action for one in rounds for action in one["by_people"]})
+    return {action: [one["by_people"].get(action, 0) for one in rounds] for action in actions}
 
 
 def _number(share: float | None) -> str:

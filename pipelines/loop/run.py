@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def run(recipe: LoopRecipe, out: Path, where: Where, say: Say, *, resume: bool =
     with driver_lock(Folder(str(out))) as renew:
         log = Log(out, recipe, trained.model_dump(mode="json"), resume=resume)
         loop = Loop(recipe, trained, chain, rules, out, where, say, log)
-        for number in range(recipe.rounds + 1):
+        newest = loop.newest()
+        for number in range(max(recipe.rounds, newest) + 1):
             for step in loop.steps_of(number):
                 if log.found(number, step) is None:
                     say(f"round {number}: {step}")
@@ -92,10 +94,12 @@ def run(recipe: LoopRecipe, out: Path, where: Where, say: Say, *, resume: bool =
                     fault_point(f"loop-{step}-{number}")
                     log.add(number, step, facts)
                 renew()
+            if number < newest:  # its report is written, and it did not end the loop
+                continue
             rounds = loop.rounds(number)
             stop = recipe.stop
             why = measure.reason_to_stop(rounds, stop.gain, stop.patience, stop.accept)
-            why = why or (f"all {recipe.rounds} rounds are done" if number == recipe.rounds else None)
+            why = why or (f"all {recipe.rounds} rounds are done" if number >= recipe.rounds else None)
             report.write(out, recipe, rounds, why)
             say(f"round {number}: {report.line(rounds)}")
             if why is not None:
@@ -127,6 +131,12 @@ def check(recipe: LoopRecipe, trained: TrainRecipe) -> None:
             raise LoopError(f"training.labels: the training recipe has no dataset {name} with a `build`")
         if name in gold_of(trained):
             raise LoopError(f"training.labels: {name} is what models are judged by; that is never trained on")
+        for source, of in reading.recipe_of(name, spec).sources.items():
+            if of.root not in (None, ".") or of.files:
+                raise LoopError(
+                    f"training.labels: {name} reads {source} from {of.root or 'files of its own'}; labels come from "
+                    "the ledger alone, which is `root: .`; what else is trained on is a dataset of its own"
+                )
     if both := sorted(gold_of(trained) & {name for stage in trained.stages for name in stage.data}):
         raise LoopError(f"{both[0]} is what models are judged by, and is trained on")
     if recipe.training.later_steps is not None and recipe.training.start != "previous":
@@ -168,6 +178,10 @@ class Loop:
         others = [name for name in OTHERS if self._is_trained(name, number)]
         gold = ["gold"] if self._has_gold else []
         return ["relabel", *gold, *review, "build", "train", *others, "evaluate"]
+
+    def newest(self) -> int:
+        """The newest round that is evaluated; -1 where none is."""
+        return next(number for number in count(-1) if self.log.found(number + 1, "evaluate") is None)
 
     def rounds(self, newest: int) -> list[dict[str, Any]]:
         """What the evaluations of rounds found, up to one."""

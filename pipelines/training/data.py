@@ -50,9 +50,7 @@ def prepare(
     if unknown := sorted(set(given) - set(recipe.data_names)):
         raise TrainingError(f"--data {unknown[0]}: recipe {recipe.name} needs {', '.join(recipe.data_names)}")
     places = {name: _place(recipe, name, given) for name in recipe.data_names}
-    wanted = {
-        name: (_recipe_of(name, place[0]), *place) for name, place in places.items() if not isinstance(place, str)
-    }
+    wanted = {name: (recipe_of(name, place[0]), *place) for name, place in places.items() if not isinstance(place, str)}
     if wanted and root is None and recipe.world is not None:
         root = str(draw(recipe.world, out / WORLD, workers, say))
     for name, (made, spec, own) in wanted.items():
@@ -96,7 +94,8 @@ def draw(spec: WorldSpec, root: Path, workers: int, say: Say) -> Path:
     return root
 
 
-def _recipe_of(name: str, spec: DatasetSpec) -> Recipe:
+def recipe_of(name: str, spec: DatasetSpec) -> Recipe:
+    """How a dataset with a `build` is made. Raises UserError."""
     if isinstance(spec.build, dict):
         return recipes.parse({"name": name, **spec.build}, f"datasets.{name}.build")
     assert spec.build is not None

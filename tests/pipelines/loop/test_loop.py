@@ -112,6 +112,22 @@ def test_a_loop_that_dies_after_any_step_ends_like_one_that_does_not(loop, recip
     assert steps == [*STEPS, (1, "evaluate")]
 
 
+def test_labels_come_from_the_ledger_alone(loop, recipe, world):
+    """Another source could bring back what models are judged by."""
+    extra = {"builder": "coco", "task": "genseg", "root": str(world / "coco"), "splits": ["val2017"]}
+    said = loop(recipe({"training.recipe.datasets.labels.build.sources.extra": extra}), code=1)
+    assert "labels come from the ledger alone" in said
+
+
+def test_fewer_rounds_and_other_stops_keep_what_is_done(loop, recipe, tmp_path):
+    file = recipe({"rounds": 2})
+    loop(file)
+    before = report(tmp_path / "out")
+    for change in ("rounds=1", "stop.gain=100"):
+        loop(file, "--resume", "--set", change)
+        assert report(tmp_path / "out")["rounds"] == before["rounds"]
+
+
 def test_the_gold_set_is_labelled_once(loop, recipe, tmp_path):
     file = recipe({"rounds": 1, "labeler": {"name": "xsam", "settings": {"min_score": 0.0}}})
     loop(file, fault="loop-gold-1", code=1)
@@ -165,6 +181,7 @@ def test_a_loop_waits_for_reviewers(loop, recipe, tmp_path):
     assert [step.kind for step in ledger.steps] == ["init", "relabel", "review"]  # it was not taken twice
     states = {entry.entry_id: entry.state for _, found in ledger.view().walk() for entry in (s.entry for s in found)}
     assert (states[accepted], states[rejected]) == ("kept", "rejected")
+    assert report(tmp_path / "out")["rounds"][1]["by_people"] == {"accept": 1, "reject": 1}
     step = [one for one in json.loads((tmp_path / "out" / "loop.json").read_text())["steps"] if one["step"] == "review"]
     assert step[0]["facts"] == {"step": 2, "sent": len(sent["annotations"]), "reviewers": ["ana"], "refused": {}}
 

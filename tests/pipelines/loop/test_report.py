@@ -16,6 +16,7 @@ ROUNDS = [
         "round": 0,
         "by_filter": {},
         "by_rule": {},
+        "by_people": {},
         "accept": None,
         "kept": {"all": 8, "human": 8, "model": 0},
         "hidden": {"kept": 0, "precision": None, "recall": 0.0},
@@ -36,6 +37,7 @@ ROUNDS = [
         "conflicted": 12,
         "by_filter": {"confidence": 150, "</script><b>": 10},
         "by_rule": {"earlier": 50},
+        "by_people": {"accept": 7, "whole_image_bad": 2},
         "accept": 0.7,
         "kept": {"all": 708, "human": 8, "model": 700},
         "hidden": {"kept": 700, "precision": 0.95, "recall": 0.8},
@@ -80,6 +82,7 @@ def test_the_page_shows_every_round(written, watch):
     assert rows["score after, %"] == ["25.0", "31.2"]
     assert rows["proposed"] == ["–", "1,200"]
     assert rows["rejected by filters"] == ["–", "160"]
+    assert rows["people: whole image bad"] == ["–", "2"]
     assert rows["seconds of people"] == ["–", "61.5"]
     assert "score with round 1's labels, %" not in rows  # nobody asked for it
     lost = page.inner_text("#rejected")
