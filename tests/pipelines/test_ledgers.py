@@ -180,6 +180,31 @@ def test_pictures_alone_and_several_sources(coco_tree, make_jpeg, tmp_path):
     assert ledger.head.facts["records"]["quarantined"] == {"images": {"image_unreadable": 1}}
 
 
+def test_other_pictures_of_the_same_key_are_quarantined(make_jpeg, tmp_path):
+    """a.jpg and a.png, 1.png and 0001.png: the same key, but not the same picture; b.jpg is there twice."""
+    pool, more = tmp_path / "pool", tmp_path / "more" / "pool"
+    for folder in (pool, more):
+        folder.mkdir(parents=True)
+    for seed, name in enumerate(("a.jpg", "a.png", "1.png", "0001.png")):
+        (pool / name).write_bytes(make_jpeg(seed=seed))
+    for folder in (pool, more):
+        (folder / "b.jpg").write_bytes(make_jpeg(seed=9))
+    ledger = create([str(pool), str(more)], str(tmp_path / "ledger"))
+    assert [(p.key, Path(p.path).name) for p in ledger.pictures()] == [
+        ("pool/000000000001", "0001.png"),
+        ("pool/a", "a.jpg"),
+        ("pool/b", "b.jpg"),
+    ]
+    records = ledger.head.facts["records"]
+    assert records["quarantined"] == {"images": {"key_taken": 2}}
+    assert records["filtered"] == {"images": {"known_already": 1}}
+    with ledger.folder.open(ledger.head.named("quarantine")[0].name) as file:
+        told = {row["record"]: row["message"] for row in quarantine.read(file)}
+    for name, other in (("1.png", "0001.png"), ("a.png", "a.jpg")):
+        assert str(pool / name) in told[name]
+        assert str(pool / other) in told[name]
+
+
 def test_a_table_of_categories_keeps_its_ids(coco_tree, make_jpeg, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "7.jpg").write_bytes(make_jpeg(seed=7))
