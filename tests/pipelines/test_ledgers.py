@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -463,3 +464,29 @@ def test_the_commands(coco_tree, tmp_path):
         ["export", folder, "--out", "x", "--pictures", "all"],
     ):
         run(*wrong, code=2)
+
+
+def test_foreign_text_does_not_steer_a_terminal(relabeled, tmp_path):
+    """What a labeler says, in the words of every command; JSON stays JSON of the same text."""
+    folder = str(relabeled.folder.path)
+    one = next(relabeled.pictures())
+    text = "\x1b]0;pwned\x07 \x9b31m owl"
+    said = Labeler(name="\x1b[2Jrobot", revision="\x07")
+    made = proposed(one, 20, Concept(text=text))
+    made = replace(made, entry_id=entry_id_of(made.mask_id, 2, said), round=2, labeler=said, reason="\x1b[1m")
+    relabeled.append("relabel", 2, [made])
+    (relabeled.folder.path / "entries" / "stray\x1b[1m").write_bytes(b"")
+    shown = [
+        run("show", folder),
+        run("diff", folder, "2"),
+        run("diff", folder, "2", "--entries"),
+        run("blame", folder, made.entry_id),
+        run("blame", folder, one.key),
+        run("verify", folder, code=1),
+        run("show", folder, "--json"),
+        run("diff", folder, "2", "--json"),
+    ]
+    for output in shown:
+        assert not {c for c in output if not c.isprintable()} - {"\n"}, output
+    assert r"\x1b]0;pwned\x07 \x9b31m owl" in shown[1]
+    assert text in json.loads(shown[-1]).popitem()[0]
