@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -307,6 +308,47 @@ def _said(word: Word) -> str:
     checks = [f"{c.name} {'-' if c.value is None else f'{c.value:g}'} {c.verdict}" for c in entry.checks]
     parts += [f"checks: {', '.join(checks)}"] if checks else []
     return place + "; ".join(parts)
+
+
+@ledger.command()
+def mistakes(
+    directory: Directory,
+    step: AtStep = None,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many are told, the most suspicious first.")] = 50,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Also write them to this JSON file, with their entries.")
+    ] = None,
+) -> None:
+    """Rank people's annotations that the newest round of labelling disagrees with."""
+    with errors():
+        from dataengine.ledger.ledger import Ledger
+        from pipelines.relabel import judging
+
+        found = judging.ranked(Ledger.open(directory).view(step), top)
+        if out is not None:
+            Path(out).write_text(_json(judging.as_json(found)) + "\n")
+        _say(
+            f"{directory}: step {found.step.number}, round {found.step.round}, {found.pictures:,} pictures: "
+            f"{judging.tally(found.kinds)}"
+        )
+        if found.mistakes:
+            _say(_table(judging.table(found)))
+
+
+@ledger.command()
+def calibrate(
+    directory: Directory,
+    precision: Annotated[
+        float, typer.Option(min=0, max=1, metavar="X", help="Share of right masks behind each limit, at least.")
+    ],
+    step: AtStep = None,
+) -> None:
+    """Set the limits of the newest round's filters by people's masks, and print them as a filters file."""
+    with errors():
+        from dataengine.ledger.ledger import Ledger
+        from pipelines.relabel import judging
+
+        _say(judging.as_yaml(judging.calibrated(Ledger.open(directory).view(step), precision)))
 
 
 @ledger.command()
