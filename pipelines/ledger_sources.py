@@ -275,7 +275,7 @@ class _Reading:
         for name in names:
             self.account.read["images"] += 1
             try:
-                found = read_picture(place, [safe_file_name(name)])
+                picture = self._plain_picture(place, name, namespace)
             except ReasonError as error:
                 bad = Bad(
                     unit="images",
@@ -289,20 +289,26 @@ class _Reading:
                 self.account.quarantine([bad])
                 self.bad.append(bad)
                 continue
-            stem = PurePosixPath(name).with_suffix("")
-            is_number = stem.name.isascii() and stem.name.isdigit() and len(stem.name) <= 12 and len(stem.parts) == 1
-            key = numbered_key(namespace, int(stem.name)) if is_number else f"{namespace}/{stem}"
-            if key in self.pictures:
+            if picture.key in self.pictures:
                 self.account.filter("images", "known_already")
                 continue
             self.account.built["images"] += 1
-            self.pictures[key] = Picture(
-                key=key,
-                path=_absolute(found.uri),
-                sha256=hashlib.sha256(found.data).hexdigest(),
-                height=found.height,
-                width=found.width,
-            )
+            self.pictures[picture.key] = picture
+
+    def _plain_picture(self, place: Folder, name: str, namespace: str) -> Picture:
+        """
+        Raises:
+            ReasonError: it cannot be read, or `key_taken`: another picture has its key.
+        """
+        found = read_picture(place, [safe_file_name(name)])
+        stem = PurePosixPath(name).with_suffix("")
+        is_number = stem.name.isascii() and stem.name.isdigit() and len(stem.name) <= 12 and len(stem.parts) == 1
+        key = numbered_key(namespace, int(stem.name)) if is_number else f"{namespace}/{stem}"
+        path, digest = _absolute(found.uri), hashlib.sha256(found.data).hexdigest()
+        other = self.pictures.get(key)
+        if other is not None and other.sha256 != digest:
+            raise RecordError("key_taken", f"{path} would be {key}, which is another picture: {other.path}")
+        return Picture(key=key, path=path, sha256=digest, height=found.height, width=found.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

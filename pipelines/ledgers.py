@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.command import errors, group
+from pipelines.command import errors, for_terminal, group
 
 if TYPE_CHECKING:
     from dataengine.ledger.history import Change, Story, Word
@@ -67,7 +68,7 @@ def init(
             namespace=namespace,
         )
         made = create(sources, out, choice, seed)
-        typer.echo("\n".join([summary(out, made.view()), *_accounted(made)]))
+        _say("\n".join([summary(out, made.view()), *_accounted(made)]))
 
 
 def _accounted(made: Ledger) -> list[str]:
@@ -93,8 +94,8 @@ def show(directory: Directory, step: AtStep = None, as_json: AsJson = False) -> 
         if as_json:
             _print_json({"step": view.step, "version": view.version, "steps": steps_of(opened, step), **counted(view)})
         else:
-            typer.echo(summary(directory, view))
-            typer.echo(_table([["step", "parent", "kind", "round", "entries", "decisions", ""], *_rows(opened, step)]))
+            _say(summary(directory, view))
+            _say(_table([["step", "parent", "kind", "round", "entries", "decisions", ""], *_rows(opened, step)]))
 
 
 def steps_of(opened: Ledger, step: int | None = None) -> list[dict[str, Any]]:
@@ -201,8 +202,8 @@ def diff(
         for change in changes:
             tally[named(change.entry), change.kind] += 1
             if entries:
-                typer.echo(_line(change))
-        typer.echo(difference(tally))
+                _say(_line(change))
+        _say(difference(tally))
 
 
 def tallied(changes: Iterable[Change]) -> dict[str, dict[str, int]]:
@@ -250,7 +251,7 @@ def rollback(
 
         opened = Ledger.open(directory)
         number = opened.rollback(step, {} if reason is None else {"reason": reason})
-        typer.echo(f"step {number} goes back to step {step}\n{summary(directory, opened.view())}")
+        _say(f"step {number} goes back to step {step}\n{summary(directory, opened.view())}")
 
 
 @ledger.command()
@@ -266,7 +267,7 @@ def blame(
         from dataengine.ledger.ledger import Ledger
 
         stories = history.blame(Ledger.open(directory), name)
-        typer.echo("\n\n".join(map(story, stories)) or f"{name}: nothing was ever proposed")
+        _say("\n\n".join(map(story, stories)) or f"{name}: nothing was ever proposed")
 
 
 def story(told: Story) -> str:
@@ -310,6 +311,47 @@ def _said(word: Word) -> str:
 
 
 @ledger.command()
+def mistakes(
+    directory: Directory,
+    step: AtStep = None,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many are told, the most suspicious first.")] = 50,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Also write them to this JSON file, with their entries.")
+    ] = None,
+) -> None:
+    """Rank people's annotations that the newest round of labelling disagrees with."""
+    with errors():
+        from dataengine.ledger.ledger import Ledger
+        from pipelines.relabel import judging
+
+        found = judging.ranked(Ledger.open(directory).view(step), top)
+        if out is not None:
+            Path(out).write_text(_json(judging.as_json(found)) + "\n")
+        _say(
+            f"{directory}: step {found.step.number}, round {found.step.round}, {found.pictures:,} pictures: "
+            f"{judging.tally(found.kinds)}"
+        )
+        if found.mistakes:
+            _say(_table(judging.table(found)))
+
+
+@ledger.command()
+def calibrate(
+    directory: Directory,
+    precision: Annotated[
+        float, typer.Option(min=0, max=1, metavar="X", help="Share of right masks behind each limit, at least.")
+    ],
+    step: AtStep = None,
+) -> None:
+    """Set the limits of the newest round's filters by people's masks, and print them as a filters file."""
+    with errors():
+        from dataengine.ledger.ledger import Ledger
+        from pipelines.relabel import judging
+
+        _say(judging.as_yaml(judging.calibrated(Ledger.open(directory).view(step), precision)))
+
+
+@ledger.command()
 def export(
     directory: Directory,
     out: Annotated[str, typer.Option("--out", help="A local folder: a COCO folder that `dataengine build` reads.")],
@@ -328,9 +370,9 @@ def export(
         from pipelines.ledger_export import export as run_export
 
         done = run_export(Ledger.open(directory).view(step), out, split=split, pictures=pictures)
-        typer.echo(f"{done.file}: {done.pictures:,} pictures, {done.annotations:,} annotations")
+        _say(f"{done.file}: {done.pictures:,} pictures, {done.annotations:,} annotations")
         for reason, number in sorted(done.left_out.items()):
-            typer.echo(f"  left out: {number:,} ({reason})")
+            _say(f"  left out: {number:,} ({reason})")
 
 
 @ledger.command()
@@ -342,21 +384,32 @@ def verify(directory: Directory) -> None:
         opened = Ledger.open(directory)
         problems = opened.verify()
         for problem in problems[:1000]:
-            typer.echo(problem)
+            _say(problem)
         if problems:
-            typer.secho(f"{directory}: {len(problems):,} problems", fg="red", err=True)
+            typer.secho(for_terminal(f"{directory}: {len(problems):,} problems"), fg="red", err=True)
             raise typer.Exit(1)
-        typer.echo(f"{directory}: {len(opened.steps):,} steps, all good")
+        _say(f"{directory}: {len(opened.steps):,} steps, all good")
+
+
+def _say(text: str) -> None:
+    typer.echo(for_terminal(text))
 
 
 def _print_json(data: Any) -> None:
+    typer.echo(_json(data))
+
+
+def _json(data: Any) -> str:
+    """JSON in which what would steer a terminal is escaped."""
     import json
 
-    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _table(rows: list[list[str]]) -> str:
     """Columns; the first is words, the rest as wide as they must be."""
+    rows = [[for_terminal(cell.replace("\n", " ")) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)

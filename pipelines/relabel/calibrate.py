@@ -7,6 +7,7 @@ a stricter confidence for each of them (Bonferroni), so that the promise holds f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,6 +45,7 @@ class Limit:
     the same confidence, at most `floor` of what it rejects is right; the worst value there is where no limit is.
     num: proposals with a value. num_accepted: of these behind `accept`, or behind the limit that came nearest.
     precision: of these. bound: lower confidence bound of it. recall: share of the right ones that are behind the limit.
+    needed: the fewest proposals that can reach the target, if all are right.
     """
 
     name: str
@@ -55,11 +57,22 @@ class Limit:
     bound: float
     recall: float
     target: float
+    needed: int
+
+    @property
+    def has_too_little(self) -> bool:
+        """Whether there are too few proposals to reach the target, however good they are."""
+        return self.num < self.needed
 
     def __str__(self) -> str:
         figures = f"precision {self.precision:.3f}, at least {self.bound:.3f}, recall {self.recall:.3f}"
         if not self.num:
             return f"{self.name}: no proposal of the gold set has a value"
+        if self.has_too_little:
+            return (
+                f"{self.name}: too little data: a precision of {self.target:g} takes at least {self.needed} proposals, "
+                f"there are {self.num}"
+            )
         if self.accept is None:
             return f"{self.name}: no limit reaches a precision of {self.target:g}; the nearest has {figures}"
         return f"{self.name}: {self.accept:g} accepts {self.num_accepted} of {self.num} ({figures})"
@@ -203,6 +216,7 @@ def _limit(
             bound=0.0,
             recall=0.0,
             target=target,
+            needed=_fewest(target, confidence, method),
         )
     signed = values if more_is_better else -values
     order = np.argsort(-signed, kind="stable")
@@ -231,4 +245,14 @@ def _limit(
         bound=float(bounds[chosen]),
         recall=found / int(hits[-1]) if hits[-1] else 0.0,
         target=target,
+        needed=_fewest(target, each, method),
     )
+
+
+def _fewest(target: float, confidence: float, method: Method) -> int:
+    """How many right ones of as many have a lower bound of at least the target."""
+    from scipy import stats
+
+    if method == "exact":
+        return math.ceil(math.log(1 - confidence) / math.log(target))
+    return math.ceil(float(stats.norm.ppf(confidence)) ** 2 * target / (1 - target))

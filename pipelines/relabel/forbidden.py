@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from dataengine.ledger.records import Picture
 from dataengine.sample import Image
 from dataengine.store.dataset import open_dataset, picture_of
 from dataengine.store.files import Folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SHOWN = ("image", "image_key")  # of a sample, and of each of its references
 
 
 @dataclass(slots=True)
@@ -28,7 +34,7 @@ class Forbidden:
 
 
 def pictures_of(places: Sequence[str]) -> Forbidden:
-    """The pictures of finished datasets and of ledgers, known by key and by content.
+    """The pictures of finished datasets and of ledgers, exemplars too, known by key and by content.
 
     Raises:
         UserError: a folder is neither. OSError: a picture of a dataset cannot be read.
@@ -49,8 +55,16 @@ def _of(place: str) -> Iterable[tuple[str, str]]:
         yield from ((picture.key, picture.sha256) for picture in Ledger.open(place).pictures())
         return
     seen: set[str] = set()
-    for table in open_dataset(place).tables(("image", "image_key")):
-        for image, key in zip(table["image"], table["image_key"].to_pylist(), strict=True):
-            if key not in seen and image.is_valid:
-                seen.add(key)
-                yield key, hashlib.sha256(picture_of(Image(**image.as_py()))).hexdigest()
+    for table in open_dataset(place).tables([*_SHOWN, *(f"references.list.element.{name}" for name in _SHOWN)]):
+        for image, key in _shown(table):
+            if key.as_py() not in seen and image.is_valid:
+                seen.add(key.as_py())
+                yield key.as_py(), hashlib.sha256(picture_of(Image(**image.as_py()))).hexdigest()
+
+
+def _shown(table: pa.Table) -> Iterator[tuple[Any, Any]]:
+    """Pictures and their keys: of the samples themselves, and those whose objects they refer to."""
+    yield from zip(*(table[name] for name in _SHOWN), strict=True)
+    for chunk in table["references"].chunks if "references" in table.column_names else ():
+        others = chunk.flatten()
+        yield from zip(*(others.field(name) for name in _SHOWN), strict=True)

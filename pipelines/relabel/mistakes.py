@@ -43,7 +43,8 @@ class Mistake:
     """One disagreement. suspicion: 0 to 1.
 
     entry_id: of the annotation; None where one is missing. proposal: what the labeler says instead; None where it says
-    that there is nothing. iou: of the two masks. boundary_iou: of their boundaries, where it was measured.
+    that there is nothing. proposal_id: of its entry, where it comes from a ledger. iou: of the two masks. boundary_iou:
+    of their boundaries, where it was measured.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Mistake:
     suspicion: float
     entry_id: str | None = None
     proposal: Proposal | None = None
+    proposal_id: str | None = None
     iou: float = 0.0
     boundary_iou: float | None = None
 
@@ -111,17 +113,26 @@ def find(
     return Compared(mistakes=tuple(mistakes), annotated=annotated, found=found)
 
 
-def rank(compared: Iterable[Compared]) -> list[Mistake]:
+def rank(compared: Iterable[Compared], top: int | None = None) -> list[Mistake]:
     """The mistakes of all pictures, most suspicious first; the order of the pictures does not matter.
 
     A spurious annotation counts for the share of its concept's annotations that the labeler does find, with one found
     and one not found added to the count: what a labeler never finds says nothing about people.
+
+    Args:
+        top: how many at most; then not many more are in memory at once.
     """
-    compared = list(compared)
     annotated, found = Counter[Concept](), Counter[Concept]()
+    groups: dict[Concept | None, list[Mistake]] = {}  # in each the order does not change any more
     for one in compared:
         annotated.update(one.annotated)
         found.update(one.found)
+        for mistake in one.mistakes:
+            group = groups.setdefault(mistake.concept if mistake.kind == "spurious" else None, [])
+            group.append(mistake)
+            if top is not None and len(group) > 2 * top:
+                group.sort(key=_order)
+                del group[top:]
 
     def weighed(mistake: Mistake) -> Mistake:
         if mistake.kind != "spurious":
@@ -129,7 +140,7 @@ def rank(compared: Iterable[Compared]) -> list[Mistake]:
         known = (found[mistake.concept] + 1) / (annotated[mistake.concept] + 2)
         return replace(mistake, suspicion=mistake.suspicion * known)
 
-    return sorted((weighed(mistake) for one in compared for mistake in one.mistakes), key=_order)
+    return sorted((weighed(mistake) for group in groups.values() for mistake in group), key=_order)[:top]
 
 
 def _order(mistake: Mistake) -> tuple[float, str, str, str, bytes]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,31 @@ def test_pictures_alone_and_several_sources(coco_tree, make_jpeg, tmp_path):
     assert [(c.id, c.name) for c in ledger.categories] == [(1, "kind-1"), (2, "kind-2"), (3, "kind-3"), (4, "zebra")]
     assert ledger.head.facts["records"]["filtered"] == {"images": {"known_already": 1}}
     assert ledger.head.facts["records"]["quarantined"] == {"images": {"image_unreadable": 1}}
+
+
+def test_other_pictures_of_the_same_key_are_quarantined(make_jpeg, tmp_path):
+    """a.jpg and a.png, 1.png and 0001.png: the same key, but not the same picture; b.jpg is there twice."""
+    pool, more = tmp_path / "pool", tmp_path / "more" / "pool"
+    for folder in (pool, more):
+        folder.mkdir(parents=True)
+    for seed, name in enumerate(("a.jpg", "a.png", "1.png", "0001.png")):
+        (pool / name).write_bytes(make_jpeg(seed=seed))
+    for folder in (pool, more):
+        (folder / "b.jpg").write_bytes(make_jpeg(seed=9))
+    ledger = create([str(pool), str(more)], str(tmp_path / "ledger"))
+    assert [(p.key, Path(p.path).name) for p in ledger.pictures()] == [
+        ("pool/000000000001", "0001.png"),
+        ("pool/a", "a.jpg"),
+        ("pool/b", "b.jpg"),
+    ]
+    records = ledger.head.facts["records"]
+    assert records["quarantined"] == {"images": {"key_taken": 2}}
+    assert records["filtered"] == {"images": {"known_already": 1}}
+    with ledger.folder.open(ledger.head.named("quarantine")[0].name) as file:
+        told = {row["record"]: row["message"] for row in quarantine.read(file)}
+    for name, other in (("1.png", "0001.png"), ("a.png", "a.jpg")):
+        assert str(pool / name) in told[name]
+        assert str(pool / other) in told[name]
 
 
 def test_a_table_of_categories_keeps_its_ids(coco_tree, make_jpeg, tmp_path):
@@ -438,3 +464,29 @@ def test_the_commands(coco_tree, tmp_path):
         ["export", folder, "--out", "x", "--pictures", "all"],
     ):
         run(*wrong, code=2)
+
+
+def test_foreign_text_does_not_steer_a_terminal(relabeled, tmp_path):
+    """What a labeler says, in the words of every command; JSON stays JSON of the same text."""
+    folder = str(relabeled.folder.path)
+    one = next(relabeled.pictures())
+    text = "\x1b]0;pwned\x07 \x9b31m owl"
+    said = Labeler(name="\x1b[2Jrobot", revision="\x07")
+    made = proposed(one, 20, Concept(text=text))
+    made = replace(made, entry_id=entry_id_of(made.mask_id, 2, said), round=2, labeler=said, reason="\x1b[1m")
+    relabeled.append("relabel", 2, [made])
+    (relabeled.folder.path / "entries" / "stray\x1b[1m").write_bytes(b"")
+    shown = [
+        run("show", folder),
+        run("diff", folder, "2"),
+        run("diff", folder, "2", "--entries"),
+        run("blame", folder, made.entry_id),
+        run("blame", folder, one.key),
+        run("verify", folder, code=1),
+        run("show", folder, "--json"),
+        run("diff", folder, "2", "--json"),
+    ]
+    for output in shown:
+        assert not {c for c in output if not c.isprintable()} - {"\n"}, output
+    assert r"\x1b]0;pwned\x07 \x9b31m owl" in shown[1]
+    assert text in json.loads(shown[-1]).popitem()[0]

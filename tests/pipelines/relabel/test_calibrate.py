@@ -76,8 +76,22 @@ def test_a_target_out_of_reach_is_said():
     )
     few = thresholds(gold([0.9] * 40, [True] * 40), chain, 0.95)
     assert few.unreached == ("confidence",), "40 right ones of 40 are not enough: 59 are"
+    assert str(few.limits[0]) == (
+        "confidence: too little data: a precision of 0.95 takes at least 59 proposals, there are 40"
+    )
+    assert not found.limits[0].has_too_little
     none = thresholds([Judged(values={"confidence": None}, is_right=True)], chain, 0.9)
     assert str(none.limits[0]) == "confidence: no proposal of the gold set has a value"
+
+
+@pytest.mark.parametrize("method", ["exact", "wilson"])
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.99])
+def test_the_fewest_that_can_reach_a_target(method, target):
+    """One less does not, however right they are."""
+    chain = Chain.parse("confidence")
+    [limit] = thresholds(gold([0.9], [True]), chain, target, method=method).limits
+    assert lower_bound([limit.needed], [limit.needed], 0.95, method)[0] >= target
+    assert lower_bound([limit.needed - 1], [limit.needed - 1], 0.95, method)[0] < target
 
 
 def test_limits_rise_with_the_target_and_less_can_be_better():

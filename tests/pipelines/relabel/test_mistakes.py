@@ -130,6 +130,8 @@ def test_mistakes_come_first():
     compared, truth = spoiled_pictures(600)
     ranked = rank(compared)
     assert ranked == rank(compared[::-1])
+    for top in (1, 30, len(ranked) + 1):
+        assert rank(iter(compared), top) == ranked[:top]
     by_picture = {}
     for place, one in enumerate(ranked):
         by_picture.setdefault(one.picture, (place, one.kind))
