@@ -399,6 +399,21 @@ def test_archives_that_lead_elsewhere_are_refused(grey, names, reason):
     assert error.value.reason == reason
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_damaged_contents_is_refused(grey, kind):
+    grey.write("coco")
+    archive = grey.root / "export.zip"
+    with zipfile.ZipFile(archive, "w", kind) as opened:
+        opened.writestr("annotations.json", grey.file.read_bytes())
+        size = opened.getinfo("annotations.json").compress_size
+    good = archive.read_bytes()
+    begin = 30 + len("annotations.json")  # the length of a local header
+    for at in range(begin, begin + size, 7):
+        archive.write_bytes(good[:at] + bytes(byte ^ 0xFF for byte in good[at : at + 3]) + good[at + 3 :])
+        with pytest.raises(UserError):
+            grey.read(file=archive)
+
+
 def test_an_archive_s_file_that_is_too_large_is_not_unpacked(grey, monkeypatch):
     grey.write("coco")
     archive = grey.root / "export.zip"
