@@ -422,6 +422,20 @@ def test_of_several_annotations_the_reviewer_s_own_counts(grey, reviewer, expect
     assert reasons(reviewed) == ([] if expected else ["several_annotations"])
 
 
+def test_what_only_others_annotated_is_missing_for_a_reviewer_whom_the_file_names(grey):
+    grey.write("label-studio")
+    tasks = json.loads(grey.file.read_text())
+    for task, entry, author in zip(tasks, (grey.entries[0], grey.entries[3]), ("ana", "bo"), strict=True):
+        results = [*task["predictions"][0]["result"], choice(entry, "accept")]
+        task["annotations"] = [{"completed_by": author, "result": results}]
+    grey.file.write_text(json.dumps(tasks))
+    for reviewer, number in (("ana", 0), ("bo", 3)):
+        reviewed = grey.read(reviewer=reviewer)
+        assert [decision.entry_id for decision in reviewed.decisions] == [grey.entries[number].entry_id]
+        assert reasons(reviewed) == ["missing_picture"]
+    assert len(grey.read(reviewer="zoë").decisions) == 2  # whom no annotation names
+
+
 def studio_edit(grey, change):
     grey.write("label-studio")
     tasks = json.loads(grey.file.read_text())
