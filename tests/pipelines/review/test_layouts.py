@@ -338,6 +338,18 @@ def test_what_is_no_cvat_document_is_refused(grey, text):
     assert error.value.reason == "xml_invalid"
 
 
+def test_text_is_kept_of_attributes_alone_and_not_without_limit(grey):
+    grey.write("cvat")
+    good = grey.file.read_text()
+    grey.file.write_text(
+        good.replace("<version>", "<version>" + "x\n" * 10**5).replace("</mask>", "\n" * 10**5 + "</mask>")
+    )
+    assert grey.read()[:3] == ([], [], [])
+    grey.file.write_text(good.replace('name="reason">', 'name="reason">' + "x\n" * cvat.MAX_TEXT))
+    with pytest.raises(PackageError, match="characters"):
+        grey.read()
+
+
 # --- Label Studio ----------------------------------------------------------------------------------------------------
 
 
