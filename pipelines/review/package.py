@@ -67,11 +67,13 @@ class Layout(Protocol):
 
 
 class Reviewed(NamedTuple):
-    """What comes of a package: decisions; the masks that reviewers changed or added; records that were refused."""
+    """What comes of a package: decisions; the masks that reviewers changed or added; records that were refused; seconds
+    that all its pages took, as far as the tool tells."""
 
     decisions: list[Decision]
     entries: list[Entry]
     refused: list[Refused]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +239,8 @@ def read(
         found = layout_of(package.layout).parse(opened, package, reviewer)
     reader = _Reader(package, work, superseded, f"reviewer:{reviewer}", round, found)
     reader.read()
-    return Reviewed(reader.decisions, reader.entries, found.refused)
+    seconds = sum(page.seconds or 0.0 for page in found.pages)
+    return Reviewed(reader.decisions, reader.entries, found.refused, seconds)
 
 
 @contextmanager

@@ -256,7 +256,7 @@ def test_what_cvat_exports_is_understood(grey):
     first, second, _, last = grey.entries
     name = written.package.slots[1].name
     grey.file.write_text(EXPORT.format(first=first.entry_id, second=second.entry_id, name=name))
-    decisions, entries, refused = grey.read()
+    decisions, entries, refused, _ = grey.read()
     words = [(decision.entry_id, decision.action) for decision in decisions]
     assert words == [(first.entry_id, "edit"), (second.entry_id, "reject"), (last.entry_id, "whole_image_bad")]
     edited, added = entries
@@ -344,7 +344,7 @@ def test_text_is_kept_of_attributes_alone_and_not_without_limit(grey):
     grey.file.write_text(
         good.replace("<version>", "<version>" + "x\n" * 10**5).replace("</mask>", "\n" * 10**5 + "</mask>")
     )
-    assert grey.read()[:3] == ([], [], [])
+    assert grey.read() == ([], [], [], 0.0)
     grey.file.write_text(good.replace('name="reason">', 'name="reason">' + "x\n" * cvat.MAX_TEXT))
     with pytest.raises(PackageError, match="characters"):
         grey.read()
@@ -403,7 +403,7 @@ def test_what_label_studio_exports_is_understood(grey):
     annotation = {"id": 3, "completed_by": 1, "was_cancelled": False, "result": results, "lead_time": 4.0}
     tasks[0].update(id=11, annotations=[annotation], file_upload="x.json", drafts=[], total_annotations=1, meta={})
     grey.file.write_text(json.dumps(tasks))
-    decisions, (edited, added), refused = grey.read()
+    decisions, (edited, added), refused, _ = grey.read()
     words = [(decision.entry_id, decision.action, decision.seconds) for decision in decisions]
     assert words == [
         (first.entry_id, "accept", 4.0 / 3),
