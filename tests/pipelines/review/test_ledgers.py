@@ -11,6 +11,7 @@ from dataengine.ledger.ledger import Ledger
 from dataengine.records import Category
 from dataengine.view.words import Said, Words
 from pipelines.cli import app
+from pipelines.review import ledgers
 from pipelines.review import package as packages
 from pipelines.review.marks import Mark
 from tests.pipelines.review.zones import CAT, rle_of
@@ -157,6 +158,33 @@ def test_the_time_of_all_pages_counts(grey, ledger):
     edited(grey.root / "out", "coco", change, grey.root / "back")
     run("review", "import", ledger, grey.root / "out", "--by", "a", "--file", grey.root / "back")
     assert Ledger.open(ledger).head.facts["seconds"] == 8.0
+
+
+def test_of_several_reviewers_equal_drawings_are_taken_once_and_others_are_disputed(grey, ledger):
+    run("review", "export", ledger, "--out", grey.root / "out")
+    cat, dog, _, other = (entry.entry_id for entry in grey.entries)
+
+    def review(width):
+        def change(pages):
+            first = next(page for page in pages if page.slot.key == "shapes/1")
+            first.marks[0] = replace(first.marks[0], rle=rle_of(2, 3, 5, 6))  # the same
+            first.marks[1] = replace(first.marks[1], rle=rle_of(0, 0, width, 24))
+            first.marks.append(Mark(entry_id="", label="dog", rle=rle_of(1, 1, 3, 3), said="add"))
+            first.seconds = 4.0
+
+        return change
+
+    files = {"a": grey.root / "a.json", "b": grey.root / "b.json"}
+    for width, file in zip((16, 8), files.values(), strict=True):
+        edited(grey.root / "out", "coco", review(width), file)
+    found, _ = ledgers.take_all(Ledger.open(ledger), grey.root / "out", files)
+    assert [(d.entry_id, d.action) for d in found.decisions] == [(cat, "edit")]
+    opened = Ledger.open(ledger)
+    assert sorted((entry.area, entry.origin) for entry in opened.view().kept()) == [(9, "human"), (30, "human")]
+    assert {dog, other} < {entry.entry_id for entry in opened.view().grey()}
+    assert (found.disputed, opened.head.facts["seconds"]) == ([dog], 8.0)
+    again, _ = ledgers.take_all(opened, grey.root / "out", files)
+    assert (again.step, again.disputed, again.ignored) == (None, [dog], 0)
 
 
 @pytest.mark.parametrize("files", [["a=x"], ["a=x", "a=y"], ["a", "b"]])
