@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,21 +130,9 @@ def take_all(
     masks = {entry.mask_id for key in keys for entry in now.entries(key) if entry.state != "rejected"}
     is_open = {name for name, s in before.items() if states.get(name) == s.entry.state}
     unsettled = disputed(words, pictures)
-    decisions: list[Decision] = []
-    entries: list[Entry] = []
-    ignored = 0
-    for reviewed in found.values():
-        mine = [decision for decision in reviewed.decisions if decision.entry_id in is_open - unsettled]
-        ignored += sum(d.entry_id not in is_open and d.state != states.get(d.entry_id) for d in reviewed.decisions)
-        replaced = {decision.replacement: decision for decision in mine if decision.replacement is not None}
-        new = [
-            e for e in reviewed.entries if e.entry_id in replaced or (not e.supersedes and e.entry_id not in unsettled)
-        ]
-        new = [entry for entry in new if entry.mask_id not in masks]  # who draws the same is not heard twice
-        masks |= {entry.mask_id for entry in new}
-        entries += new
-        names = {entry.entry_id for entry in new}
-        decisions += [d for d in mine if d.replacement is None or d.replacement in names]
+    decisions, entries = _undisputed(found.values(), is_open - unsettled, unsettled, masks)
+    said = [decision for reviewed in found.values() for decision in reviewed.decisions]
+    ignored = sum(d.entry_id not in is_open and d.state != states.get(d.entry_id) for d in said)
     refused = {name: reviewed.refused for name, reviewed in found.items()}
     waiting = [name for name in unsettled if name not in before or (name in is_open and states[name] == "review")]
     if not decisions and not entries:
@@ -159,9 +147,30 @@ def take_all(
         "disputed": len(waiting),
         **({"seconds": seconds} if seconds else {}),
     }
-    return Collected(
-        ledger.append("review", now.round, entries, decisions, facts), decisions, waiting, ignored
-    ), refused
+    step = ledger.append("review", now.round, entries, decisions, facts)
+    return Collected(step, decisions, waiting, ignored), refused
+
+
+def _undisputed(
+    found: Iterable[Reviewed], is_open: Set[str], unsettled: Set[str], masks: Set[str]
+) -> tuple[list[Decision], list[Entry]]:
+    """What is decided, and the masks that were drawn. masks: ids of those that are there already; who draws the same is
+    not heard twice."""
+    decisions: list[Decision] = []
+    entries: dict[str, Entry] = {}  # by their masks
+    for reviewed in found:
+        mine = [decision for decision in reviewed.decisions if decision.entry_id in is_open]
+        replacing = {decision.replacement for decision in mine}
+        new = {
+            entry.mask_id: entry
+            for entry in reviewed.entries
+            if entry.mask_id not in masks and entry.mask_id not in entries
+            if (entry.entry_id in replacing if entry.supersedes else entry.entry_id not in unsettled)
+        }
+        entries |= new
+        names = {None, *(entry.entry_id for entry in new.values())}
+        decisions += [decision for decision in mine if decision.replacement in names]
+    return decisions, list(entries.values())
 
 
 def counted(refused: Iterable[Refused]) -> dict[str, int]:
@@ -221,14 +230,7 @@ def collect(ledger: Ledger, folder: str | Path) -> Collected:
                 s.entry.entry_id for s in found if s.entry.state != "rejected" and not s.is_superseded
             ]
     waiting = {name for name, s in standing.items() if s.entry.state == "review" and not s.is_superseded}
-    last: dict[str, dict[str, Said]] = {}
-    for reviewer, each in said.items():
-        mine = last[reviewer] = {}
-        for word in each:  # the last one on an entry counts
-            if word.entry_id in waiting and word.action == "whole_image_bad":
-                mine |= dict.fromkeys(members[standing[word.entry_id].entry.picture], word)
-            elif word.entry_id in standing:
-                mine[word.entry_id] = word
+    last = {reviewer: _last(each, standing, waiting, members) for reviewer, each in said.items()}
     decided = [
         (reviewer, entry_id, word, "kept" if word.action == "accept" else "rejected")
         for reviewer, mine in last.items()
@@ -258,6 +260,19 @@ def collect(ledger: Ledger, folder: str | Path) -> Collected:
         "read": read,
     }
     return Collected(ledger.append("review", view.round, (), decisions, facts), decisions, disputes, ignored)
+
+
+def _last(
+    said: Iterable[Said], standing: Mapping[str, Standing], waiting: Set[str], members: Mapping[str, list[str]]
+) -> dict[str, Said]:
+    """A reviewer's last word on each mask."""
+    found: dict[str, Said] = {}
+    for word in said:
+        if word.entry_id in waiting and word.action == "whole_image_bad":
+            found |= dict.fromkeys(members[standing[word.entry_id].entry.picture], word)
+        elif word.entry_id in standing:
+            found[word.entry_id] = word
+    return found
 
 
 def _spent(ledger: Ledger, folder: Path, names: Iterable[str]) -> tuple[float, dict[str, list[Any]]]:
