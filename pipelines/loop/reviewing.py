@@ -38,7 +38,7 @@ def review(
     waiting = sum(len(entries) for _, entries in ledgers.grey(view))
     if not waiting:
         say("nothing is in question")
-        return {"step": relabeled, "sent": 0, "reviewers": [], "refused": {}, "disputed": 0}
+        return {"step": relabeled, "sent": 0, "reviewers": [], "refused": {}}
     if spec.to == "browser":
         sent, refused = waiting, dict[str, int]()
         names, found = _of_browser(ledger, folder / WORDS, waiting)
@@ -50,8 +50,7 @@ def review(
         say(f"{len(found.disputed):,} masks are disputed and go on waiting")
     if found.ignored:
         say(f"{found.ignored:,} words say something else of masks that were decided before, and are left out")
-    facts = {"sent": sent, "reviewers": names, "refused": refused, "disputed": len(found.disputed)}
-    return {"step": ledger.head.number, **facts}
+    return {"step": ledger.head.number, "sent": sent, "reviewers": names, "refused": refused}
 
 
 def _of_browser(ledger: Ledger, words: Path, waiting: int) -> tuple[list[str], Collected]:

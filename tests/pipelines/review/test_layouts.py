@@ -55,7 +55,7 @@ def test_masks_may_come_back_as_polygons(grey):
         document["annotations"][0]["segmentation"] = [box]
         document["annotations"][1]["segmentation"] = [whole]
 
-    decisions, entries, refused = coco_edit(grey, change)
+    decisions, entries, refused, _ = coco_edit(grey, change)
     assert [decision.action for decision in decisions] == ["edit"]
     assert [entry.rle for entry in entries] == [rle_of(2, 3, 5, 4)]
     assert not refused
