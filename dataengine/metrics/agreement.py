@@ -10,15 +10,18 @@ from typing import Any
 
 from dataengine import masks
 
+GOOD = ("accept", "edit", "add")  # actions of who finds that a picture has a mask
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
     """What a reviewer made of a mask. drawn: compressed counts of what they drew in its place, if they did; then also
-    shown: of the mask itself, and height, width: of its picture, px.
+    mask_id: of that, shown: of the mask itself, and height, width: of its picture, px.
     """
 
     action: str
     drawn: bytes | None = None
+    mask_id: str = ""
     shown: bytes = b""
     height: int = 0
     width: int = 0
@@ -94,6 +97,31 @@ def agreement(words: Mapping[str, Mapping[str, Word]]) -> Agreement:
         reviewers.append(Reviewer(name=name, decided=len(mine), actions=actions, edit_iou=_mean(ious)))
     pairs = [_pair(a, b, words[a], words[b]) for a, b in combinations(words, 2)]
     return Agreement(reviewers=tuple(reviewers), pairs=tuple(pairs))
+
+
+def disputed(words: Mapping[str, Mapping[str, Word]], pictures: Mapping[str, str]) -> set[str]:
+    """Ids of the masks on which nothing can be decided, as reviewers say different things of them.
+
+    Where one says that a picture is bad as a whole and another one finds a mask of it good, these are all masks of it
+    that anything was said of.
+
+    Args:
+        words: by the reviewer's name, of masks by their ids. pictures: of these masks.
+    """
+    verdicts: dict[str, set[str]] = {}
+    bad: dict[str, set[str]] = {}  # pictures, and who says so
+    good: dict[str, set[str]] = {}
+    for reviewer, mine in words.items():
+        for name, word in mine.items():
+            verdicts.setdefault(name, set()).add(_verdict(word))
+            side = bad if word.action == "whole_image_bad" else good if word.action in GOOD else {}
+            side.setdefault(pictures[name], set()).add(reviewer)
+    split = {key for key, those in bad.items() if any(one != other for one in those for other in good.get(key, ()))}
+    return {name for name, said in verdicts.items() if len(said) > 1 or pictures[name] in split}
+
+
+def _verdict(word: Word) -> str:
+    return "rejected" if word.action in ("reject", "whole_image_bad") else f"{word.action} {word.mask_id}"
 
 
 def _pair(first: str, second: str, mine: Mapping[str, Word], theirs: Mapping[str, Word]) -> Pair:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from dataengine.errors import UserError
 from dataengine.images import ImageError
 from dataengine.ledger.ledger import Ledger
 from dataengine.ledger.records import Entry, Picture
-from dataengine.metrics.agreement import Agreement, Word, agreement
+from dataengine.metrics.agreement import Agreement, Word, agreement, disputed
 from dataengine.sample import Image
 from dataengine.view import pictures, query, words
 from dataengine.view.server import (
@@ -56,6 +56,7 @@ class Reviews:
         self._members: dict[str, list[str]] = {}
         for entry_id, picture in self.queue:
             self._members.setdefault(picture, []).append(entry_id)
+        self._pictures = dict(self.queue)  # of masks by their ids, also of those that no longer wait
         self._open: dict[str, Words] = {}
         self._reading = threading.Lock()  # a ledger's files are read by one at a time
         self._opening = threading.Lock()
@@ -90,7 +91,8 @@ class Reviews:
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def state(self, params: QueryParams) -> dict[str, Any]:
-        """How far a reviewer is. next: place of the first mask that nothing was said of; skipped: places."""
+        """How far a reviewer is. next: place of the first mask that nothing was said of; skipped: places; disputed:
+        places of masks of which others say something else, as soon as there is no next one."""
         reviewer = query.text(params, "reviewer")
         words.check_reviewer(reviewer)
         if reviewer not in self._open and reviewer not in words.reviewers(self.folder):
@@ -134,13 +136,39 @@ class Reviews:
         return self.figures().as_dict()
 
     def figures(self) -> Agreement:
-        found = {}
-        for reviewer in words.reviewers(self.folder):
-            said = self.decided(words.read(self.folder, reviewer))
-            found[reviewer] = {
-                entry_id: Word(action=word.action) for entry_id, word in said.items() if word.action != "skip"
-            }
+        """Of all words, also of those on masks that no longer wait."""
+        said = {reviewer: words.read(self.folder, reviewer) for reviewer in words.reviewers(self.folder)}
+        pictures = self._located({word.entry_id for each in said.values() for word in each})
+        members: dict[str, list[str]] = {}
+        for entry_id, key in pictures.items():
+            members.setdefault(key, []).append(entry_id)
+        found: dict[str, dict[str, Word]] = {}
+        for reviewer, each in said.items():
+            last: dict[str, Said] = {}
+            for word in each:
+                is_all = word.action == "whole_image_bad" and word.entry_id in pictures
+                last |= dict.fromkeys(members[pictures[word.entry_id]] if is_all else (word.entry_id,), word)
+            found[reviewer] = _decisions(last)
         return agreement(found)
+
+    def _located(self, entry_ids: Set[str]) -> dict[str, str]:
+        """The pictures of these masks and of the queue's; those that the ledger does not have are left out."""
+        with self._reading:
+            if missing := entry_ids - self._pictures.keys():
+                self._pictures |= {name: place.picture for name, place in self.view.locate(missing).items()}
+            return dict(self._pictures)
+
+    def _disputed(self, reviewer: str, mine: Mapping[str, Said]) -> list[int]:
+        """Places of the masks that others dispute with a reviewer, by the rule that `collect` has."""
+        said = {name: words.read(self.folder, name) for name in words.reviewers(self.folder) if name != reviewer}
+        pictures = self._located({word.entry_id for each in said.values() for word in each})
+        found = {reviewer: _decisions(mine)}
+        for name, each in said.items():
+            before = {word.entry_id: word for word in each if word.entry_id in pictures}
+            accepted = {entry_id: word for entry_id, word in before.items() if word.action == "accept"}
+            found[name] = _decisions(accepted | self.decided(each))
+        unsettled = disputed(found, pictures)
+        return sorted(self.places[name] for name in found[reviewer] if name in unsettled)
 
     def picture(self, params: QueryParams) -> tuple[pictures.Picture, str]:
         """A picture and its tag."""
@@ -176,13 +204,16 @@ class Reviews:
         said = self.decided(standing)
         order = [entry_id for entry_id, _ in self.queue]
         skipped = [place for place, name in enumerate(order) if name in said and said[name].action == "skip"]
+        following = next((place for place, name in enumerate(order) if name not in said), None)
+        disputes = self._disputed(reviewer, said) if following is None and said else []
         return {
             "reviewer": reviewer,
             "serial": serial,
             "total": len(order),
             "decided": len(said) - len(skipped),
             "skipped": skipped[:MAX_OTHERS],
-            "next": next((place for place, name in enumerate(order) if name not in said), None),
+            "disputed": disputes[:MAX_OTHERS],
+            "next": following,
             "can_undo": bool(standing),
         }
 
@@ -195,6 +226,10 @@ class Reviews:
             picture = self.ledger.picture(key)
             entry = next(s.entry for s in self.view.standings(key) if s.entry.entry_id == entry_id)
         return place, picture, entry
+
+
+def _decisions(said: Mapping[str, Said]) -> dict[str, Word]:
+    return {entry_id: Word(action=word.action) for entry_id, word in said.items() if word.action != "skip"}
 
 
 def _text(body: dict[str, Any], name: str) -> str:

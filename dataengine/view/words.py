@@ -143,9 +143,18 @@ def reviewers(folder: Path) -> list[str]:
 
 def read(folder: Path, reviewer: str) -> list[Said]:
     """The words of a reviewer that stand, oldest first, while others may write. Raises UserError: a line is damaged."""
-    path = folder / f"{reviewer}{SUFFIX}"
-    data = path.read_bytes()
-    return list(_standing(path, data[: data.rfind(b"\n") + 1]))
+    return list(_standing(folder / f"{reviewer}{SUFFIX}", lines(folder, reviewer)))
+
+
+def lines(folder: Path, reviewer: str) -> bytes:
+    """The whole lines of a reviewer's file."""
+    data = (folder / f"{reviewer}{SUFFIX}").read_bytes()
+    return data[: data.rfind(b"\n") + 1]
+
+
+def seconds_of(data: bytes) -> float:
+    """What the words of some lines took, also those that were taken back."""
+    return sum(json.loads(line).get("seconds", 0.0) for line in data.splitlines())
 
 
 def _standing(path: Path, data: bytes) -> Iterator[Said]:

@@ -12,7 +12,8 @@ from dataengine.ledger.ledger import Ledger
 from dataengine.view.words import reviewers
 from pipelines.loop.recipe import LoopError, ReviewSpec
 from pipelines.review import ledgers
-from pipelines.review.package import PACKAGE, URL
+from pipelines.review.ledgers import Collected
+from pipelines.review.package import PACKAGE, URL, load
 
 SENT, BACK, WORDS = "package", "returned", "words"
 
@@ -26,7 +27,7 @@ def review(
 ) -> dict[str, Any]:
     """Take back what reviewers decided of the masks that a round left in question; facts for the log.
 
-    What was taken before is not taken again: a step of the ledger names its reviewer and the step that was reviewed.
+    What was decided before is not decided again, and nothing is decided of what reviewers dispute.
 
     Args:
         relabeled: the ledger's step of the round. folder: of the round's review.
@@ -39,15 +40,20 @@ def review(
         say("nothing is in question")
         return {"step": relabeled, "sent": 0, "reviewers": [], "refused": {}}
     if spec.to == "browser":
-        names, refused = _of_browser(ledger, folder / WORDS, waiting, say), Counter[str]()
+        sent, refused = waiting, dict[str, int]()
+        names, found = _of_browser(ledger, folder / WORDS, waiting)
     else:
-        names, refused = _of_packages(ledger, relabeled, spec, folder, waiting)
-    for reason, number in sorted(refused.items()):
+        sent, names, refused, found = _of_packages(ledger, relabeled, spec, folder, waiting, say)
+    for reason, number in refused.items():
         say(f"{number:,} records of reviewers are refused ({reason})")
-    return {"step": ledger.head.number, "sent": waiting, "reviewers": names, "refused": dict(sorted(refused.items()))}
+    if found.disputed:
+        say(f"{len(found.disputed):,} masks are disputed and go on waiting")
+    if found.ignored:
+        say(f"{found.ignored:,} words say something else of masks that were decided before, and are left out")
+    return {"step": ledger.head.number, "sent": sent, "reviewers": names, "refused": refused}
 
 
-def _of_browser(ledger: Ledger, words: Path, waiting: int, say: Callable[[str], None]) -> list[str]:
+def _of_browser(ledger: Ledger, words: Path, waiting: int) -> tuple[list[str], Collected]:
     words.mkdir(parents=True, exist_ok=True)
     names = reviewers(words)
     if not names:
@@ -55,37 +61,33 @@ def _of_browser(ledger: Ledger, words: Path, waiting: int, say: Callable[[str], 
             f"{waiting:,} masks wait for a review: dataengine review serve {ledger.folder.uri} {words}; go on with "
             "--resume when it is done"
         )
-    _, _, disputed = ledgers.collect(ledger, words)  # what was collected before waits no longer
-    if disputed:
-        say(f"{len(disputed):,} masks are disputed and go on waiting")
-    return names
+    return names, ledgers.collect(ledger, words)  # what was collected before waits no longer
 
 
 def _of_packages(
-    ledger: Ledger, relabeled: int, spec: ReviewSpec, folder: Path, waiting: int
-) -> tuple[list[str], Counter[str]]:
-    sent, back = folder / SENT, folder / BACK
-    if not (sent / PACKAGE).is_file():  # it is written last
-        shutil.rmtree(sent, ignore_errors=True)
+    ledger: Ledger, relabeled: int, spec: ReviewSpec, folder: Path, waiting: int, say: Callable[[str], None]
+) -> tuple[int, list[str], dict[str, int], Collected]:
+    """How many masks went out, the reviewers, how often records were refused for each reason, and what was decided."""
+    package, back = folder / SENT, folder / BACK
+    if not (package / PACKAGE).is_file():  # it is written last
+        shutil.rmtree(package, ignore_errors=True)
         url = URL if spec.url is None else spec.url
-        ledgers.export(ledger, sent, spec.to, step=relabeled, pictures=spec.pictures, url=url, limit=spec.limit)
+        written = ledgers.export(
+            ledger, package, spec.to, step=relabeled, pictures=spec.pictures, url=url, limit=spec.limit
+        )
+        for reason, number in ledgers.counted(written.left_out).items():
+            say(f"{number:,} pictures are left out of the package ({reason})")
+    sent = sum(len(slot.entries) for slot in load(package).slots)
+    if sent < waiting:
+        say(f"{waiting - sent:,} of {waiting:,} masks in question did not go out, and go on waiting")
     back.mkdir(exist_ok=True)
     files = sorted(path for path in back.iterdir() if path.is_file() and not path.name.startswith("."))
     if not files:
         raise Waiting(
-            f"{waiting:,} masks wait for a review in {sent}; put what comes back into {back} as REVIEWER.json, .xml or "
+            f"{sent:,} masks wait for a review in {package}; put what comes back into {back} as REVIEWER.json, .xml or "
             ".zip, and go on with --resume"
         )
     if again := [name for name, number in Counter(path.stem for path in files).items() if number > 1]:
         raise LoopError(f"{back}: two files are of reviewer {again[0]}")
-    refused: Counter[str] = Counter()
-    for file in files:
-        if not _is_taken(ledger, relabeled, file.stem):
-            _, reviewed = ledgers.take(ledger, sent, file.stem, file)
-            refused.update(one.reason for one in reviewed.refused)
-    return [file.stem for file in files], refused
-
-
-def _is_taken(ledger: Ledger, relabeled: int, reviewer: str) -> bool:
-    said = [one.facts for one in ledger.chain() if one.kind == "review" and one.number > relabeled]
-    return any((f.get("reviewer"), f.get("package_step")) == (reviewer, relabeled) for f in said)
+    found, refused = ledgers.take_all(ledger, package, {path.stem: path for path in files})
+    return sent, list(refused), ledgers.counted(one for each in refused.values() for one in each), found

@@ -67,7 +67,7 @@ def import_package(
         from dataengine.ledger.ledger import Ledger
         from pipelines.review import ledgers
 
-        step, (decisions, entries, refused) = ledgers.take(Ledger.open(ledger), package, by, file)
+        step, (decisions, entries, refused, _) = ledgers.take(Ledger.open(ledger), package, by, file)
         actions = Counter(decision.action for decision in decisions)
         added = sum(entry.supersedes is None for entry in entries)
         parts = [f"{number:,} {action}" for action, number in sorted(actions.items())]
@@ -93,8 +93,11 @@ def show_agreement(
         from dataengine.metrics.agreement import text
         from pipelines.review import ledgers
 
-        found = ledgers.compare(Ledger.open(ledger), package, given)
-        typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else text(found))
+        found, refused = ledgers.compare(Ledger.open(ledger), package, given)
+        counts = {name: ledgers.counted(each) for name, each in refused.items()}
+        typer.echo(json.dumps({**found.as_dict(), "refused": counts}, indent=1) if as_json else text(found))
+        for name, each in refused.items():
+            _tell(each, f"records of {name} are refused")
 
 
 @review.command()
@@ -120,12 +123,15 @@ def collect(ledger: LedgerFolder, words: WordsFolder) -> None:
 
         if not words.is_dir():
             raise UserError(f"{words}: there is no such folder")
-        step, decisions, disputed = ledgers.collect(Ledger.open(ledger), words)
+        step, decisions, disputed, ignored = ledgers.collect(Ledger.open(ledger), words)
         actions = Counter(decision.action for decision in decisions)
         parts = ", ".join(f"{number:,} {action}" for action, number in sorted(actions.items()))
         typer.echo(f"{ledger}: {'nothing was decided' if step is None else f'step {step}: {parts}'}")
         if disputed:
             typer.secho(f"{len(disputed):,} masks are disputed and go on waiting", fg="yellow", err=True)
+        if ignored:
+            what = "words say something else of masks that were decided before, and are left out"
+            typer.secho(f"{ignored:,} {what}", fg="yellow", err=True)
 
 
 def _tell(refused: Sequence[Refused], what: str) -> None:

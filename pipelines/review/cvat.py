@@ -35,6 +35,7 @@ from pipelines.review.marks import (
 FILE = "annotations.xml"
 UNDECIDED = "undecided"  # CVAT's choices need a word for it
 MAX_DEPTH = 20
+MAX_TEXT = 10_000  # characters of an attribute
 _CHUNK = 1 << 20
 # what a reviewer draws gets the defaults, and so says that it was added
 _ATTRIBUTES: tuple[dict[str, Any], ...] = (
@@ -184,8 +185,9 @@ class _Reader:
         self._image = self._mask = ""  # what messages call them
         self._given: dict[str, str] = {}  # the attributes of the mask's element
         self._values: dict[str, str] = {}  # those that the mask has
-        self._name, self._text = "", ""
-        self._images = self._masks = 0
+        self._name = ""
+        self._parts: list[str] | None = None  # of the text of the attribute that is open
+        self._length = self._images = self._masks = 0
 
     def start(self, tag: str, given: dict[str, str]) -> None:
         self._open.append(tag)
@@ -201,7 +203,7 @@ class _Reader:
             self._masks += 1
             self._given, self._values = given, {}
         elif where == ["image", "mask", "attribute"]:
-            self._name, self._text = given.get("name", ""), ""
+            self._name, self._parts, self._length = given.get("name", ""), [], 0
         elif where == ["image", "tag"]:
             self._tag(given)
         elif len(where) == 2 and where[0] == "image":
@@ -211,14 +213,22 @@ class _Reader:
         where = self._open[1:]
         self._open.pop()
         if where == ["image", "mask", "attribute"]:
-            self._values.setdefault(self._name, self._text)
+            self._values.setdefault(self._name, "".join(self._parts or ()))
+            self._parts = None
         elif where == ["image", "mask"]:
             self._end_mask()
         elif where == ["image"]:
             self._page = None
 
     def characters(self, text: str) -> None:
-        self._text += text
+        if self._parts is None:
+            return
+        self._length += len(text)
+        if self._length > MAX_TEXT:
+            raise PackageError(
+                "xml_invalid", f"{FILE}: {self._mask}: an attribute has more than {MAX_TEXT:,} characters"
+            )
+        self._parts.append(text)
 
     def _begin_image(self, given: dict[str, str]) -> None:
         name = given.get("name")

@@ -96,10 +96,14 @@ def parse(file: BinaryIO, package: Package, reviewer: str = "") -> Found:
     """What a file of a package, or of Label Studio's export as JSON, holds.
 
     Args:
-        reviewer: whose annotation is read where a task has several: an id or email address in `completed_by`.
+        reviewer: whose annotations are read: an id or email address in `completed_by`. Where no annotation of the file
+            names them, a task's only one is theirs.
     Raises:
         SourceError: it is no JSON, or cut off.
     """
+    works = (work for task in iter_rows(file, FILE) for work in _annotations(task.value))
+    is_named = reviewer != "" and any(reviewer in _authors(work) for work in works)
+    file.seek(0)
     found = Found()
     for record in iter_rows(file, FILE):
         what = f"tasks[{record.position}]"
@@ -108,15 +112,17 @@ def parse(file: BinaryIO, package: Package, reviewer: str = "") -> Found:
         try:
             if not isinstance(record.value, dict):
                 raise MarkError("no_record", record.error or "the task is no JSON object")
-            _task(what, record.value, name, package, reviewer, found)
+            _task(what, record.value, name, package, reviewer, is_named, found)
         except ReasonError as error:
             found.refuse(what, error, name)
     return found
 
 
-def _task(what: str, task: dict[str, Any], name: Any, package: Package, reviewer: str, found: Found) -> None:
+def _task(
+    what: str, task: dict[str, Any], name: Any, package: Package, reviewer: str, is_named: bool, found: Found
+) -> None:
     """Read the task of a picture into what was found; what is wrong with all of it is raised."""
-    work = _work(task, reviewer)
+    work = _work(task, reviewer, is_named)
     results = work.get("result")
     if not isinstance(results, list):
         raise MarkError("no_record", "the task has no list of results")
@@ -142,15 +148,21 @@ def _task(what: str, task: dict[str, Any], name: Any, package: Package, reviewer
     found.pages.append(page)
 
 
-def _work(task: dict[str, Any], reviewer: str) -> dict[str, Any]:
+def _work(task: dict[str, Any], reviewer: str, is_named: bool) -> dict[str, Any]:
     """The annotation of a task, or the prediction where there is none."""
-    done = [work for work in _dicts(task.get("annotations")) if not work.get("was_cancelled")]
-    if len(done) > 1:
+    done = [work for work in _annotations(task) if not work.get("was_cancelled")]
+    if is_named and done and not any(reviewer in _authors(work) for work in done):
+        raise MarkError("missing_picture", "the picture went out, but only others have annotated it")
+    if len(done) > 1 or (is_named and done):
         number, done = len(done), [work for work in done if reviewer and reviewer in _authors(work)]
         if len(done) != 1:
             raise MarkError("several_annotations", f"{len(done)} of the task's {number} annotations are the reviewer's")
     guesses = _dicts(task.get("predictions"))
     return done[0] if done else guesses[0] if guesses else {}
+
+
+def _annotations(task: Any) -> list[dict[str, Any]]:
+    return _dicts(task.get("annotations")) if isinstance(task, dict) else []
 
 
 def _authors(work: dict[str, Any]) -> list[str]:

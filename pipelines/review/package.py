@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -48,6 +50,7 @@ FOLDER = "images"
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 URL = f"/data/local-files/?d={FOLDER}/"  # as Label Studio serves the files of a folder
 MAX_BYTES = 1 << 30  # of a file in an archive
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)  # OSError: of bzip2
 Work = Iterable[tuple[Picture, Sequence[Entry]]]
 
 
@@ -64,11 +67,13 @@ class Layout(Protocol):
 
 
 class Reviewed(NamedTuple):
-    """What comes of a package: decisions; the masks that reviewers changed or added; records that were refused."""
+    """What comes of a package: decisions; the masks that reviewers changed or added; records that were refused; seconds
+    that all its pages took, as far as the tool tells."""
 
     decisions: list[Decision]
     entries: list[Entry]
     refused: list[Refused]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +239,8 @@ def read(
         found = layout_of(package.layout).parse(opened, package, reviewer)
     reader = _Reader(package, work, superseded, f"reviewer:{reviewer}", round, found)
     reader.read()
-    return Reviewed(reader.decisions, reader.entries, found.refused)
+    seconds = sum(page.seconds or 0.0 for page in found.pages)
+    return Reviewed(reader.decisions, reader.entries, found.refused, seconds)
 
 
 @contextmanager
@@ -249,8 +255,8 @@ def _opened(folder: Path, file: str | Path | None, name: str) -> Iterator[Binary
         try:
             with zipfile.ZipFile(opened) as archive, archive.open(_member(archive, path, name)) as member:
                 yield cast(BinaryIO, member)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise PackageError("archive_invalid", f"{path}: {error}") from None
+        except (*_BROKEN, RuntimeError, NotImplementedError) as error:
+            raise PackageError("archive_invalid", f"{path}: {str(error) or 'the archive is cut off'}") from None
 
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:

@@ -13,10 +13,11 @@ const LONGEST_TEXT = 300, LONGEST_SECONDS = 3600;
 const box = document.getElementById("review");
 const trouble = el("p", {class: "trouble", role: "alert"});
 let reviewer = new URLSearchParams(location.search).get("reviewer") ?? "";
-let state = null; // of the reviewer: serial, total, decided, next, skipped
+let state = null; // of the reviewer: serial, total, decided, next, skipped, disputed
 let item = null; // that is shown
 let stage = null;
 let shownAt = 0; // ms
+let again = []; // places that are looked at a second time
 let isBusy = false; // a word is on its way, or the next mask
 let areMasksShown = true;
 
@@ -67,11 +68,11 @@ function say(action) {
   return alone(async () => {
     if (!item) return;
     const seconds = Math.min((performance.now() - shownAt) / 1000, LONGEST_SECONDS);
-    const wasSkipped = state.skipped.includes(item.n);
     const before = item.n;
     state = await write("/api/word", {entry_id: item.entry_id, action, seconds});
-    const later = state.skipped.find((n) => n > before);
-    await go(wasSkipped && state.next === null ? later ?? null : state.next);
+    const open = [...state.skipped, ...state.disputed];
+    again = again.filter((n) => n > before && open.includes(n));
+    await go(state.next ?? again[0] ?? null);
   });
 }
 
@@ -156,11 +157,17 @@ function number(value) {
   return typeof value === "number" ? String(Number(value.toPrecision(4))) : "–";
 }
 
+function lookAgain(places) {
+  again = [...places];
+  return go(again[0]);
+}
+
 function end() {
   const node = el("section", {}, el("h2", {}, state.total ? "Nothing is left." : "The queue is empty."));
-  if (state.skipped.length) {
+  for (const kind of ["skipped", "disputed"]) {
+    if (!state[kind].length) continue;
     node.append(el("p", {}, el("button", {type: "button", class: "quiet",
-      onclick: () => alone(() => go(state.skipped[0]))}, `Look at ${count(state.skipped.length)} skipped again`)));
+      onclick: () => alone(() => lookAgain(state[kind]))}, `Look at ${count(state[kind].length)} ${kind} again`)));
   }
   reach("/api/agreement").then((found) => node.append(figures(found)))
     .catch((error) => (trouble.textContent = error.message));

@@ -15,7 +15,7 @@ from pycocotools import mask as oracle
 from starlette.testclient import TestClient
 
 from dataengine.ledger.ledger import Ledger
-from dataengine.ledger.records import Check, Concept, Entry, Labeler, Picture, entry_id_of, mask_id_of
+from dataengine.ledger.records import Check, Concept, Decision, Entry, Labeler, Picture, entry_id_of, mask_id_of
 from dataengine.records import Category
 from dataengine.view import words
 from dataengine.view.review import Reviews, make_app
@@ -172,6 +172,36 @@ def test_agreement_of_two(opened):
     (pair,) = opened.get("/api/agreement").json()["pairs"]
     assert (pair["both"], pair["same"]) == (3, 2)
     assert pair["kappa"] == pytest.approx(0.4)
+
+
+def test_figures_are_of_all_words_also_after_a_part_was_decided(opened, reviews, ledger):
+    for n, other in enumerate(("accept", "accept", "reject")):
+        speak(opened, "a", n, "accept")
+        speak(opened, "b", n, other)
+    speak(opened, "a", 3, "whole_image_bad")
+    speak(opened, "b", 3, "whole_image_bad")
+    before = opened.get("/api/agreement").json()
+    assert (before["pairs"][0]["both"], before["pairs"][0]["same"]) == (4, 3)
+    reviews.close()
+    reviews._open.clear()
+    word = {"state": "kept", "by": "reviewer:a", "action": "accept"}
+    ledger.append("review", 1, (), [Decision(entry_id=reviews.queue[n][0], **word) for n in (0, 1)])
+    with contextlib.closing(Reviews(ledger, reviews.folder)) as again:
+        assert len(again.queue) == 2
+        assert again.figures().as_dict() == {key: tuple(value) for key, value in before.items()}
+
+
+def test_disputed_masks_are_shown_again_when_nothing_is_left(opened):
+    for n in range(4):
+        speak(opened, "a", n, "accept")
+    assert opened.get("/api/state?reviewer=a").json()["disputed"] == []
+    speak(opened, "b", 1, "skip")
+    assert speak(opened, "b", 2, "reject")["disputed"] == []  # as there is a next one
+    speak(opened, "b", 0, "accept")
+    assert speak(opened, "b", 3, "whole_image_bad")["disputed"] == [2, 3]
+    assert opened.get("/api/state?reviewer=a").json()["disputed"] == [2, 3]
+    assert speak(opened, "a", 2, "reject")["disputed"] == [3]
+    assert speak(opened, "b", 1, "whole_image_bad")["disputed"] == [0, 1, 2, 3]  # a accepts masks of the picture
 
 
 def test_an_item_says_what_a_person_needs(opened, ledger):
@@ -345,6 +375,22 @@ def test_a_page_goes_on_where_its_reviewer_was(served, watch, reviews):
     page = watch().page
     page.goto(f"{served}/?reviewer=a")
     page.wait_for_selector('.work[data-n="1"]')
+
+
+def test_a_person_looks_again_at_what_is_disputed(served, watch, reviews, tmp_path):
+    for reviewer, actions_ in (("a", ("accept",) * 4), ("b", ("accept", "reject", "accept", "reject"))):
+        opened = reviews.words(reviewer)
+        for (name, _), action in zip(reviews.queue, actions_, strict=True):
+            opened.say(words.Said(entry_id=name, action=action, seconds=1.0), opened.serial)
+    page = watch().page
+    page.goto(f"{served}/?reviewer=a")
+    page.get_by_role("button", name="Look at 2 disputed again").click()
+    page.wait_for_selector('.work[data-n="1"]')
+    page.keyboard.press("a")  # still
+    page.wait_for_selector('.work[data-n="3"]')
+    page.keyboard.press("r")
+    page.get_by_role("button", name="Look at 1 disputed again").wait_for()
+    assert actions(tmp_path, "a")[4:] == ["accept", "reject"]
 
 
 def test_a_held_key_speaks_once(served, watch, tmp_path):

@@ -45,6 +45,17 @@ def test_words_are_lines_that_only_grow(opened, tmp_path):
     assert words.reviewers(tmp_path) == ["zoë"]
 
 
+def test_time_is_that_of_all_words_also_of_those_taken_back(opened, tmp_path):
+    opened.say(said(), opened.serial)
+    begin = len(words.lines(tmp_path, "zoë"))
+    opened.say(said(TWO, "skip", 2.5), opened.serial)
+    opened.undo(opened.serial)
+    with opened.path.open("ab") as file:
+        file.write(b'{"entry')  # of a writer who was killed
+    data = words.lines(tmp_path, "zoë")
+    assert (words.seconds_of(data), words.seconds_of(data[begin:])) == (4.0, 2.5)
+
+
 def test_a_word_is_on_the_disk_before_it_is_answered(opened, monkeypatch):
     synced = []
     monkeypatch.setattr(words.os, "fsync", lambda file: synced.append(os.fstat(file).st_size))

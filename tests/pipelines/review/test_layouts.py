@@ -55,7 +55,7 @@ def test_masks_may_come_back_as_polygons(grey):
         document["annotations"][0]["segmentation"] = [box]
         document["annotations"][1]["segmentation"] = [whole]
 
-    decisions, entries, refused = coco_edit(grey, change)
+    decisions, entries, refused, _ = coco_edit(grey, change)
     assert [decision.action for decision in decisions] == ["edit"]
     assert [entry.rle for entry in entries] == [rle_of(2, 3, 5, 4)]
     assert not refused
@@ -256,7 +256,7 @@ def test_what_cvat_exports_is_understood(grey):
     first, second, _, last = grey.entries
     name = written.package.slots[1].name
     grey.file.write_text(EXPORT.format(first=first.entry_id, second=second.entry_id, name=name))
-    decisions, entries, refused = grey.read()
+    decisions, entries, refused, _ = grey.read()
     words = [(decision.entry_id, decision.action) for decision in decisions]
     assert words == [(first.entry_id, "edit"), (second.entry_id, "reject"), (last.entry_id, "whole_image_bad")]
     edited, added = entries
@@ -338,6 +338,18 @@ def test_what_is_no_cvat_document_is_refused(grey, text):
     assert error.value.reason == "xml_invalid"
 
 
+def test_text_is_kept_of_attributes_alone_and_not_without_limit(grey):
+    grey.write("cvat")
+    good = grey.file.read_text()
+    grey.file.write_text(
+        good.replace("<version>", "<version>" + "x\n" * 10**5).replace("</mask>", "\n" * 10**5 + "</mask>")
+    )
+    assert grey.read() == ([], [], [], 0.0)
+    grey.file.write_text(good.replace('name="reason">', 'name="reason">' + "x\n" * cvat.MAX_TEXT))
+    with pytest.raises(PackageError, match="characters"):
+        grey.read()
+
+
 # --- Label Studio ----------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +403,7 @@ def test_what_label_studio_exports_is_understood(grey):
     annotation = {"id": 3, "completed_by": 1, "was_cancelled": False, "result": results, "lead_time": 4.0}
     tasks[0].update(id=11, annotations=[annotation], file_upload="x.json", drafts=[], total_annotations=1, meta={})
     grey.file.write_text(json.dumps(tasks))
-    decisions, (edited, added), refused = grey.read()
+    decisions, (edited, added), refused, _ = grey.read()
     words = [(decision.entry_id, decision.action, decision.seconds) for decision in decisions]
     assert words == [
         (first.entry_id, "accept", 4.0 / 3),
@@ -420,6 +432,20 @@ def test_of_several_annotations_the_reviewer_s_own_counts(grey, reviewer, expect
     reviewed = grey.read(reviewer=reviewer)
     assert [decision.action for decision in reviewed.decisions] == expected
     assert reasons(reviewed) == ([] if expected else ["several_annotations"])
+
+
+def test_what_only_others_annotated_is_missing_for_a_reviewer_whom_the_file_names(grey):
+    grey.write("label-studio")
+    tasks = json.loads(grey.file.read_text())
+    for task, entry, author in zip(tasks, (grey.entries[0], grey.entries[3]), ("ana", "bo"), strict=True):
+        results = [*task["predictions"][0]["result"], choice(entry, "accept")]
+        task["annotations"] = [{"completed_by": author, "result": results}]
+    grey.file.write_text(json.dumps(tasks))
+    for reviewer, number in (("ana", 0), ("bo", 3)):
+        reviewed = grey.read(reviewer=reviewer)
+        assert [decision.entry_id for decision in reviewed.decisions] == [grey.entries[number].entry_id]
+        assert reasons(reviewed) == ["missing_picture"]
+    assert len(grey.read(reviewer="zoë").decisions) == 2  # whom no annotation names
 
 
 def studio_edit(grey, change):

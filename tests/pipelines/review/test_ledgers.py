@@ -11,9 +11,10 @@ from dataengine.ledger.ledger import Ledger
 from dataengine.records import Category
 from dataengine.view.words import Said, Words
 from pipelines.cli import app
+from pipelines.review import ledgers
 from pipelines.review import package as packages
 from pipelines.review.marks import Mark
-from tests.pipelines.review.zones import rle_of
+from tests.pipelines.review.zones import CAT, rle_of
 
 
 @pytest.fixture
@@ -137,6 +138,54 @@ def test_reviewers_are_compared(grey, ledger):
     assert "Cohen's kappa 0.500" in run("review", "agreement", ledger, out, *files)
     assert Ledger.open(ledger).head.number == 1
 
+    run("review", "import", ledger, out, "--by", "a", "--file", grey.root / "a.json")
+    assert json.loads(run("review", "agreement", ledger, out, *files, "--json")) == found  # of the package's own step
+    document = json.loads((grey.root / "b.json").read_text())
+    document["annotations"][0]["entry_id"] = None
+    (grey.root / "b.json").write_text(json.dumps(document))
+    assert "2 records of b are refused: 1 missing_id, 1 missing_record" in run(
+        "review", "agreement", ledger, out, *files
+    )
+
+
+def test_the_time_of_all_pages_counts(grey, ledger):
+    run("review", "export", ledger, "--out", grey.root / "out")
+
+    def change(pages):
+        say(pages, 0, 0, "accept")
+        pages[0].seconds, pages[1].seconds = 3.0, 5.0  # nothing was wrong on the second
+
+    edited(grey.root / "out", "coco", change, grey.root / "back")
+    run("review", "import", ledger, grey.root / "out", "--by", "a", "--file", grey.root / "back")
+    assert Ledger.open(ledger).head.facts["seconds"] == 8.0
+
+
+def test_of_several_reviewers_equal_drawings_are_taken_once_and_others_are_disputed(grey, ledger):
+    run("review", "export", ledger, "--out", grey.root / "out")
+    cat, dog, _, other = (entry.entry_id for entry in grey.entries)
+
+    def review(width):
+        def change(pages):
+            first = next(page for page in pages if page.slot.key == "shapes/1")
+            first.marks[0] = replace(first.marks[0], rle=rle_of(2, 3, 5, 6))  # the same
+            first.marks[1] = replace(first.marks[1], rle=rle_of(0, 0, width, 24))
+            first.marks.append(Mark(entry_id="", label="dog", rle=rle_of(1, 1, 3, 3), said="add"))
+            first.seconds = 4.0
+
+        return change
+
+    files = {"a": grey.root / "a.json", "b": grey.root / "b.json"}
+    for width, file in zip((16, 8), files.values(), strict=True):
+        edited(grey.root / "out", "coco", review(width), file)
+    found, _ = ledgers.take_all(Ledger.open(ledger), grey.root / "out", files)
+    assert [(d.entry_id, d.action) for d in found.decisions] == [(cat, "edit")]
+    opened = Ledger.open(ledger)
+    assert sorted((entry.area, entry.origin) for entry in opened.view().kept()) == [(9, "human"), (30, "human")]
+    assert {dog, other} < {entry.entry_id for entry in opened.view().grey()}
+    assert (found.disputed, opened.head.facts["seconds"]) == ([dog], 8.0)
+    again, _ = ledgers.take_all(opened, grey.root / "out", files)
+    assert (again.step, again.disputed, again.ignored) == (None, [dog], 0)
+
 
 @pytest.mark.parametrize("files", [["a=x"], ["a=x", "a=y"], ["a", "b"]])
 def test_two_reviewers_are_needed(grey, ledger, files):
@@ -171,12 +220,34 @@ def test_words_become_a_step_and_disputed_masks_wait(grey, ledger):
     opened = Ledger.open(ledger)
     assert {entry.entry_id for entry in opened.view().grey()} == {dog, phrase}
     assert {entry.entry_id for entry in opened.view().kept()} == {cat}
-    assert opened.head.facts == {"reviewers": ["a", "b"], "disputed": 1, "seconds": 6.0}
+    facts = dict(opened.head.facts)
+    assert sorted(facts.pop("read")) == ["a", "b"]
+    assert facts == {"reviewers": ["a", "b"], "disputed": 1, "seconds": 14.0}  # of all words, also those on others
     assert "nothing was decided" in run("review", "collect", ledger, place)  # not a second time
 
     speak(place, "b", (dog, "accept"))  # who changes their mind
     assert "step 3: 2 accept" in run("review", "collect", ledger, place)
     assert {entry.entry_id for entry in Ledger.open(ledger).view().grey()} == {phrase}
+    assert Ledger.open(ledger).head.facts["seconds"] == 2.0  # of the new word alone
+    speak(place, "b", (cat, "reject"))  # which is collected already
+    assert "nothing was decided\n1 words say something else" in run("review", "collect", ledger, place)
+
+
+def test_a_bad_picture_is_disputed_as_a_whole_by_who_accepts_a_mask_there(grey, ledger):
+    picture, _ = grey.work[0]
+    human = packages.human_entry(picture, CAT, rle_of(20, 5, 4, 4), 0, "coco", None)
+    Ledger.open(ledger).append("relabel", 1, [human])
+    cat, dog, phrase, other = (entry.entry_id for entry in grey.entries)
+    place = grey.root / "words"
+    speak(place, "ana", (cat, "whole_image_bad"), (other, "accept"))
+    speak(place, "bo", (dog, "accept"))
+    assert "1 accept\n3 masks are disputed" in run("review", "collect", ledger, place)
+    view = Ledger.open(ledger).view()
+    assert {entry.entry_id for entry in view.grey()} == {cat, dog, phrase}
+    assert {entry.entry_id for entry in view.kept()} == {other, human.entry_id}
+    speak(place, "bo", (dog, "whole_image_bad"))
+    assert "8 whole_image_bad" in run("review", "collect", ledger, place)
+    assert [entry.entry_id for entry in Ledger.open(ledger).view().kept()] == [other]
 
 
 def test_a_bad_picture_is_a_word_on_all_its_masks_until_a_later_one(grey, ledger):

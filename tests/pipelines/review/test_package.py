@@ -34,7 +34,7 @@ def say(pages, page: int, mark: int, said: str) -> None:
 def test_a_package_that_nobody_touched_decides_nothing_and_is_written_the_same_again(grey, layout):
     grey.write(layout)
     before = grey.file.read_bytes()
-    assert grey.read() == ([], [], [])
+    assert grey.read() == ([], [], [], 0.0)
     grey.edit(lambda pages: None)
     assert grey.file.read_bytes() == before
 
@@ -89,7 +89,7 @@ def test_what_a_reviewer_said_becomes_decisions(grey, layout):
         say(pages, 0, 1, "reject")
 
     grey.edit(review)
-    decisions, entries, refused = grey.read()
+    decisions, entries, refused, _ = grey.read()
     assert [(d.entry_id, d.state, d.action, d.by) for d in decisions] == [
         (grey.entries[0].entry_id, "kept", "accept", "reviewer:Zoë"),
         (grey.entries[1].entry_id, "rejected", "reject", "reviewer:Zoë"),
@@ -106,7 +106,7 @@ def test_a_changed_mask_is_a_new_human_entry_in_the_other_s_place(grey, layout, 
         pages[0].marks[0] = replace(pages[0].marks[0], rle=rle_of(2, 3, 5, 6), said=said)
 
     grey.edit(review)
-    (decision,), (entry,), refused = grey.read()
+    (decision,), (entry,), refused, _ = grey.read()
     old = grey.entries[0]
     assert (decision.entry_id, decision.state, decision.action) == (old.entry_id, "rejected", "edit")
     assert decision.replacement == entry.entry_id != old.entry_id
@@ -124,7 +124,7 @@ def test_a_changed_label_is_an_edit_too(grey, layout):
         pages[0].marks[0] = replace(pages[0].marks[0], label="dog")
 
     grey.edit(review)
-    (decision,), (entry,), _ = grey.read()
+    (decision,), (entry,), _, _ = grey.read()
     assert (decision.action, decision.reason) == ("edit", "label changed")
     assert (entry.concept, entry.rle) == (DOG, grey.entries[0].rle)
 
@@ -137,7 +137,7 @@ def test_a_changed_mask_that_is_rejected_is_rejected(grey, layout):
         pages[0].marks[0] = replace(pages[0].marks[0], rle=rle_of(2, 3, 5, 6), said="reject")
 
     grey.edit(review)
-    (decision,), entries, _ = grey.read()
+    (decision,), entries, _, _ = grey.read()
     assert (decision.action, entries) == ("reject", [])
 
 
@@ -150,7 +150,7 @@ def test_an_added_mask_is_a_human_entry(grey, layout):
         pages[1].marks.append(Mark(entry_id="", label=name, rle=rle_of(0, 0, 2, 2), said="add"))
 
     grey.edit(review)
-    decisions, (entry,), refused = grey.read()
+    decisions, (entry,), refused, _ = grey.read()
     assert (decisions, refused) == ([], [])
     assert (entry.picture, entry.concept, entry.area, entry.supersedes) == ("../odd key/né", PHRASE, 4, None)
     assert (entry.origin, entry.state, entry.crowd) == ("human", "kept", False)
@@ -169,7 +169,7 @@ def test_a_bad_picture_rejects_all_that_stands_in_it(grey, layout):
         pages[0].marks.append(Mark(entry_id="", label="dog", rle=rle_of(4, 4, 9, 2), said="add"))
 
     grey.edit(review)
-    decisions, added, refused = grey.read()
+    decisions, added, refused, _ = grey.read()
     assert [d.entry_id for d in decisions] == [*(entry.entry_id for entry in entries), human.entry_id]
     assert {(d.state, d.action) for d in decisions} == {("rejected", "whole_image_bad")}
     assert (added, [each.reason for each in refused]) == ([], ["whole_image_bad"])
@@ -275,7 +275,7 @@ def double(pages):
 def test_records_that_do_not_fit_are_refused_and_the_others_count(grey, layout, change, expected):
     grey.write(layout)
     grey.edit(lambda pages: (say(pages, 0, 2, "accept"), change(pages)))
-    decisions, entries, refused = grey.read()
+    decisions, entries, refused, _ = grey.read()
     assert [each.reason for each in refused] == expected
     assert [decision.entry_id for decision in decisions] == [grey.entries[2].entry_id]
     assert entries == []
@@ -321,7 +321,7 @@ def test_pictures_are_copied_linked_or_only_named(grey, pictures):
     found = sorted((grey.folder / "images").iterdir()) if pictures != "none" else []
     assert [path.is_symlink() for path in found] == {"copy": [False] * 2, "link": [True] * 2, "none": []}[pictures]
     assert b'name="shapes_1.jpg"' in grey.file.read_bytes()
-    assert grey.read() == ([], [], [])
+    assert grey.read() == ([], [], [], 0.0)
 
 
 def test_a_package_needs_an_empty_folder(grey):
@@ -397,6 +397,21 @@ def test_archives_that_lead_elsewhere_are_refused(grey, names, reason):
     with pytest.raises(PackageError) as error:
         grey.read(file=archive)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_damaged_contents_is_refused(grey, kind):
+    grey.write("coco")
+    archive = grey.root / "export.zip"
+    with zipfile.ZipFile(archive, "w", kind) as opened:
+        opened.writestr("annotations.json", grey.file.read_bytes())
+        size = opened.getinfo("annotations.json").compress_size
+    good = archive.read_bytes()
+    begin = 30 + len("annotations.json")  # the length of a local header
+    for at in range(begin, begin + size, 7):
+        archive.write_bytes(good[:at] + bytes(byte ^ 0xFF for byte in good[at : at + 3]) + good[at + 3 :])
+        with pytest.raises(UserError):
+            grey.read(file=archive)
 
 
 def test_an_archive_s_file_that_is_too_large_is_not_unpacked(grey, monkeypatch):
