@@ -33,7 +33,7 @@ from dataengine.store.lock import driver_lock
 from pipelines.plan import difference
 from pipelines.relabel import hands, labelers, tables
 from pipelines.relabel import job as jobs
-from pipelines.relabel.job import Done, Filters, Job, Merge, PictureTask
+from pipelines.relabel.job import Done, Filters, Job, Known, Merge, PictureTask
 from pipelines.relabel.labelers import Spec
 from pipelines.relabel.worker import UNIT, Smaller
 
@@ -48,7 +48,7 @@ class Snapshot(Protocol):
         """In an order that is always the same."""
 
     def entries(self, key: str) -> Sequence[Entry]:
-        """Of people and of earlier rounds."""
+        """Of people and of earlier rounds; a `Known` tells who decided on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,15 +270,15 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
 
     schema = pa.schema([
         ("picture", pa.struct(list(tables.schema_of(Picture)))),
-        ("entries", pa.list_(pa.struct(list(tables.schema_of(Entry))))),
+        ("entries", pa.list_(pa.struct(list(tables.schema_of(Known))))),
     ])  # fmt: skip
     groups: list[tuple[int, str]] = []
     keys: set[bytes] = set()
     pictures = iter(snapshot.pictures())
     with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
         while some := list(islice(pictures, per_task)):
-            known = [list(snapshot.entries(picture.key)) for picture in some]
-            arrays = [tables.column_of(Picture, some), tables.lists_of(Entry, known)]
+            known = [[jobs.known_of(one) for one in snapshot.entries(picture.key)] for picture in some]
+            arrays = [tables.column_of(Picture, some), tables.lists_of(Known, known)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=per_task)
             for picture in some:
                 key = key_hash(picture.key)
@@ -289,12 +289,17 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
     return groups
 
 
-def _digest(pictures: Sequence[Picture], known: Sequence[Sequence[Entry]]) -> str:
+def _digest(pictures: Sequence[Picture], known: Sequence[Sequence[Known]]) -> str:
     told = [
-        [p.key, p.sha256, p.height, p.width, list(p.exhaustive), list(p.absent), [[e.entry_id, e.state] for e in masks]]
+        [p.key, p.sha256, p.height, p.width, list(p.exhaustive), list(p.absent), [_told(entry) for entry in masks]]
         for p, masks in zip(pictures, known, strict=True)
     ]
     return key_hash(json.dumps(told)).hex()
+
+
+def _told(entry: Known) -> list[str]:
+    word = entry.decision
+    return [entry.entry_id, entry.state, *(() if word is None else (word.by, word.action))]
 
 
 def _read_plan(folder: Folder) -> dict[str, Any]:

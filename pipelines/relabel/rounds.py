@@ -19,6 +19,7 @@ from pipelines.relabel import consistency, filters, labelers, merge, pipeline
 from pipelines.relabel.chain import Augmentation, Chain, Reprompt
 from pipelines.relabel.filters import Evidence
 from pipelines.relabel.forbidden import Forbidden
+from pipelines.relabel.job import Known, known_of
 from pipelines.relabel.labelers import AnswerError, Labeler, Question, Spec
 from pipelines.relabel.merge import Rules
 from pipelines.relabel.pipeline import Result, Settings
@@ -135,7 +136,8 @@ class _Standing:
 
     def entries(self, key: str) -> Sequence[Entry]:
         """Without their checks, which nobody asks for again."""
-        return [replace(entry, checks=()) if entry.checks else entry for entry in self._view.entries(key)]
+        standings = [one for one in self._view.standings(key) if not one.is_superseded]
+        return [known_of(replace(one.entry, checks=()), one.decision) for one in standings]
 
 
 # --- filters and merge, as values that travel ------------------------------------------------------------------------
@@ -217,7 +219,8 @@ class LedgerMerge:
         """
         known = {category.id: category for category in self.categories}
         named = [(replace(one, concept=self._concept(one.concept, known)), checks) for one, checks in checked]
-        entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler)
+        words = [one.decision for one in (*human, *earlier) if isinstance(one, Known) and one.decision is not None]
+        entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler, words)
         writing.check_entries(entries, picture, {number: one.text for number, one in known.items()})
         return entries
 

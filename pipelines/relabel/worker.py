@@ -32,7 +32,7 @@ from dataengine.store.dataset import picture_of
 from dataengine.store.files import Folder, Stored
 from pipelines.relabel import job as jobs
 from pipelines.relabel import labelers, tables
-from pipelines.relabel.job import Checked, Done, Job, PictureTask
+from pipelines.relabel.job import Checked, Done, Job, Known, PictureTask
 from pipelines.relabel.labelers import AnswerError, Labeler, Question
 
 UNIT, MASKS = "images", "masks"
@@ -114,7 +114,7 @@ class Worker:
 
     def _ask(
         self,
-        known: Sequence[tuple[Picture, tuple[Entry, ...]]],
+        known: Sequence[tuple[Picture, tuple[Known, ...]]],
         rows: Sequence[int],
         doubt: Doubt,
         finished: _Finished,
@@ -185,7 +185,7 @@ class Worker:
 
     def _decode(
         self,
-        known: Sequence[tuple[Picture, tuple[Entry, ...]]],
+        known: Sequence[tuple[Picture, tuple[Known, ...]]],
         rows: Sequence[int],
         ready: dict[int, Question],
         answered: list[tuple[int, Outcome]],
@@ -249,14 +249,14 @@ class _RefusedError(ReasonError):
 # --- pictures in -----------------------------------------------------------------------------------------------------
 
 
-def read_inputs(out: Folder, task: PictureTask) -> list[tuple[Picture, tuple[Entry, ...]]]:
+def read_inputs(out: Folder, task: PictureTask) -> list[tuple[Picture, tuple[Known, ...]]]:
     """The pictures of a task and the masks that are known of them."""
     import pyarrow.parquet as pq
 
     with out.open(jobs.INPUTS) as file:
         table = pq.ParquetFile(file).read_row_group(task.group, use_threads=False)
     pictures = tables.values_of(Picture, table.column("picture").to_pylist())
-    entries = [tuple(tables.values_of(Entry, rows)) for rows in table.column("entries").to_pylist()]
+    entries = [tuple(tables.values_of(Known, rows)) for rows in table.column("entries").to_pylist()]
     return list(zip(pictures, entries, strict=True))
 
 
@@ -294,7 +294,7 @@ class _Finished:
         self.bad: dict[int, Bad] = {}
         self._masks = 0
 
-    def add(self, row: int, known: tuple[Picture, tuple[Entry, ...]], outcome: Outcome) -> None:
+    def add(self, row: int, known: tuple[Picture, tuple[Known, ...]], outcome: Outcome) -> None:
         picture, before = known
         if isinstance(outcome, Bad):
             self.bad[row] = outcome
@@ -344,7 +344,7 @@ class _Finished:
 
 
 def _finish(
-    known: Sequence[tuple[Picture, tuple[Entry, ...]]], answered: list[tuple[int, Outcome]], finished: _Finished
+    known: Sequence[tuple[Picture, tuple[Known, ...]]], answered: list[tuple[int, Outcome]], finished: _Finished
 ) -> None:
     for row, outcome in answered:
         finished.add(row, known[row], outcome)

@@ -18,7 +18,7 @@ pytest.importorskip("dataengine.ledger.ledger")
 
 from dataengine import masks
 from dataengine.ledger.ledger import Ledger
-from dataengine.ledger.records import Concept
+from dataengine.ledger.records import Concept, Decision
 from pipelines.cli import app
 from pipelines.relabel.labelers import Question
 from pipelines.relabel.rounds import look_again
@@ -83,6 +83,27 @@ def test_a_round_becomes_a_step(call, tree, tmp_path):
     again = call("relabel", ledger, *oracle)  # the next round finds nothing new
     assert "step 2: 6 pictures" in again.stdout
     assert Ledger.open(str(ledger)).view().round == 2
+
+
+@pytest.mark.parametrize("reason", ["", "conflict"], ids=["no reason", "a reason that a rule gives too"])
+def test_only_a_reviewer_refuses(call, tree, tmp_path, reason):
+    """What a filter rejected may come back in a later round; what a reviewer rejected may not."""
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("--labeler", "noisy-oracle", "--set", f"truth={truth}", *SETTINGS)
+    call("relabel", ledger, *oracle, "--filters", "confidence:1")
+    opened = Ledger.open(str(ledger))
+    (first, other) = (e for p in opened.pictures() for e in opened.view().entries(p.key) if Path(p.path).stem == "5")
+    assert (first.state, first.reason, other.state) == ("rejected", "confidence", "rejected")
+    refusal = Decision(entry_id=first.entry_id, state="rejected", by="reviewer:ann", action="reject", reason=reason)
+    opened.append("review", 1, decisions=[refusal])
+    call("relabel", ledger, *oracle, "--filters", "none")
+    opened = Ledger.open(str(ledger))
+    found = {e.mask_id: e for p in opened.pictures() for e in opened.view().entries(p.key) if e.round == 2}
+    assert [e.mask_id for e in found.values() if e.reason == "refused"] == [first.mask_id]
+    assert (found[other.mask_id].state, found[other.mask_id].supersedes) == ("kept", other.entry_id)
+    assert sum(e.state == "kept" for e in found.values()) == 5
 
 
 @pytest.mark.parametrize("point", ["commit:2", "result", "entries", "step", "appended"])
