@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Protocol
 
@@ -171,10 +172,16 @@ def run(
     return result
 
 
-def finished_plan(out: str) -> str | None:
-    """The digest of the plan of a round that came to its end in a folder; None where there is none."""
+def plan_of(snapshot: Snapshot, labeler: labelers.Labeler, rules: Rules, settings: Settings) -> str:
+    """The digest of the plan of a round, whether it was begun or not."""
+    groups = [(len(some), _digest(some, known)) for some, known in _groups(snapshot, settings.per_task)]
+    return sha256(canonical_json(_with_inputs(_identity(labeler, rules, settings), groups))).hexdigest()
+
+
+def plan_in(out: str) -> str | None:
+    """The digest of the plan of the round that stands in a folder; None where there is none."""
     folder = Folder(out)
-    return folder.sha256(PLAN) if folder.exists(RESULT) else None
+    return folder.sha256(PLAN) if folder.exists(PLAN) else None
 
 
 def entries_of(result: Result) -> Iterator[Entry]:
@@ -227,6 +234,11 @@ def _identity(labeler: labelers.Labeler, rules: Rules, settings: Settings) -> di
     }
 
 
+def _with_inputs(identity: dict[str, Any], groups: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    pictures = sum(number for number, _ in groups)
+    return {**identity, "pictures": pictures, "inputs": key_hash(*(digest for _, digest in groups)).hex()}
+
+
 def _plan(
     snapshot: Snapshot, folder: Folder, identity: dict[str, Any], per_task: int, write: bool
 ) -> tuple[list[PictureTask], int]:
@@ -240,7 +252,7 @@ def _plan(
         if not groups:
             raise UserError("there is no picture to label")
         pictures = sum(number for number, _ in groups)
-        identity = {**identity, "pictures": pictures, "inputs": key_hash(*(digest for _, digest in groups)).hex()}
+        identity = _with_inputs(identity, groups)
         if folder.exists(PLAN):
             before = _read_plan(folder)
             if before != identity:
@@ -274,10 +286,8 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
     ])  # fmt: skip
     groups: list[tuple[int, str]] = []
     keys: set[bytes] = set()
-    pictures = iter(snapshot.pictures())
     with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
-        while some := list(islice(pictures, per_task)):
-            known = [[jobs.known_of(one) for one in snapshot.entries(picture.key)] for picture in some]
+        for some, known in _groups(snapshot, per_task):
             arrays = [tables.column_of(Picture, some), tables.lists_of(Known, known)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=per_task)
             for picture in some:
@@ -287,6 +297,13 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
                 keys.add(key)
             groups.append((len(some), _digest(some, known)))
     return groups
+
+
+def _groups(snapshot: Snapshot, per_task: int) -> Iterator[tuple[list[Picture], list[list[Known]]]]:
+    """The pictures of each task, and the masks that are known of each."""
+    pictures = iter(snapshot.pictures())
+    while some := list(islice(pictures, per_task)):
+        yield some, [[jobs.known_of(one) for one in snapshot.entries(picture.key)] for picture in some]
 
 
 def _digest(pictures: Sequence[Picture], known: Sequence[Sequence[Known]]) -> str:

@@ -106,7 +106,9 @@ def test_only_a_reviewer_refuses(call, tree, tmp_path, reason):
     assert sum(e.state == "kept" for e in found.values()) == 5
 
 
-@pytest.mark.parametrize("point", ["commit:2", "result", "entries", "step", "appended"])
+@pytest.mark.parametrize(
+    "point", ["commit:2", "result", "entries", "step", "appended", "cleared:1", "cleared:7", "cleared:8"]
+)
 def test_a_killed_round_is_one_step_in_the_end(call, tree, tmp_path, point):
     made, truth = tree
     ledgers = [tmp_path / "whole", tmp_path / "killed"]
@@ -122,8 +124,46 @@ def test_a_killed_round_is_one_step_in_the_end(call, tree, tmp_path, point):
     whole, killed = (Ledger.open(str(ledger)) for ledger in ledgers)
     assert len(whole.steps) == len(killed.steps) == 2
     assert whole.head.files == killed.head.files
+    facts, others = (dict(one.head.facts) for one in (whole, killed))
+    assert {**facts, "seconds": 0} == {**others, "seconds": 0}
     assert not killed.verify()
     assert not (ledgers[1] / "relabel" / "000000").exists()
+
+
+def test_a_round_that_is_a_step_is_resumed_as_that_step(call, tree, tmp_path, monkeypatch):
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("relabel", ledger, "--labeler", "noisy-oracle", "--set", f"truth={truth}", "--per-task", 2)
+    for _ in range(2):
+        assert "step 1: 6 pictures" in call(*oracle, "--resume").stdout
+    monkeypatch.setenv("DATAENGINE_FAULT", "commit:enospc")
+    call(*oracle, code=1)
+    monkeypatch.delenv("DATAENGINE_FAULT")
+    assert "step 2: 6 pictures" in call(*oracle, "--resume").stdout, "one that was begun after it goes on"
+    monkeypatch.setenv("DATAENGINE_FAULT", "appended:enospc")
+    call(*oracle, code=1)
+    monkeypatch.delenv("DATAENGINE_FAULT")
+    found = call(*oracle, "--filters", "confidence:0.9", "--resume")
+    assert "step 4: 6 pictures" in found.stdout, "another round is not the one that stands"
+    opened = Ledger.open(str(ledger))
+    *others, mine = [step.facts["rules"]["filters"] for step in opened.steps[1:]]
+    assert mine not in others
+    assert list((ledger / "relabel").iterdir()) == []
+
+
+@pytest.mark.parametrize("resumed", ["the same", "other settings"])
+def test_a_folder_of_ones_own_is_resumed_as_what_it_holds(call, tree, tmp_path, resumed):
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("relabel", ledger, "--labeler", "noisy-oracle", "--set", f"truth={truth}", "--work", tmp_path / "work")
+    call(*oracle)
+    if resumed == "the same":
+        assert "step 1: 6 pictures" in call(*oracle, "--resume").stdout
+    else:
+        assert "what goes into it changed" in call(*oracle, "--filters", "none", "--resume", code=1).stderr
+    assert len(Ledger.open(str(ledger)).steps) == 2
 
 
 def test_pictures_alone_begin_a_ledger(call, tmp_path, make_jpeg):
