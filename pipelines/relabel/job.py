@@ -13,7 +13,7 @@ from dataengine.store.commits import DatasetError, canonical_json
 from dataengine.store.files import Folder, Stored
 from pipelines.relabel.labelers import Labeler, Question, Spec
 
-COMMITS, ENTRIES, QUARANTINE = "commits", "entries", "quarantine"
+COMMITS, ENTRIES, QUARANTINE, DOUBTS = "commits", "entries", "quarantine", "doubts"
 INPUTS = "inputs.parquet"
 
 Checked = tuple[Proposal, tuple[Check, ...]]

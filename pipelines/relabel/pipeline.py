@@ -4,6 +4,7 @@ plan.json          what goes into the round, and its tasks
 inputs.parquet     the pictures and the masks that are known of them, a row group for each task; gone at the end
 entries/N.parquet  what came of task N, quarantine/N.parquet: its pictures that could not be labelled
 commits/ID.json    the record of a finished task; what has none does not count
+doubts/ID.json     of a task that is not finished: the pictures that the labeler hung on; gone at the end
 result.json        at the end: the files in order, and the counts
 """
 
@@ -166,6 +167,8 @@ def run(
         result.plan = folder.sha256(PLAN)
         result.files, result.quarantine = _files(tally.done)
         _remove_temporary_files(folder)  # of workers that were killed
+        for name in (folder / jobs.DOUBTS).names():
+            folder.delete(f"{jobs.DOUBTS}/{name}")
         _write_result(folder, result)
         folder.delete(jobs.INPUTS)
     result.seconds = time.monotonic() - started
@@ -214,7 +217,7 @@ def _refuse_foreign(folder: Folder, resume: bool) -> None:
 
 
 def _remove_temporary_files(folder: Folder) -> None:
-    for name in ("", jobs.COMMITS, jobs.ENTRIES, jobs.QUARANTINE):
+    for name in ("", jobs.COMMITS, jobs.ENTRIES, jobs.QUARANTINE, jobs.DOUBTS):
         place = folder / name if name else folder
         for left in filter(is_temporary, place.names()):
             place.delete(left)

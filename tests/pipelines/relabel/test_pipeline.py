@@ -254,6 +254,27 @@ def test_hanging_again_and_again_ends_the_round(pictures, relabel):
         relabel(pictures(8), options=options, timeout_s=0.05, batch=1)
 
 
+def test_a_round_that_hung_too_often_is_resumed_without_those_pictures(pictures, relabel, content, tmp_path):
+    snapshot, log = pictures(4), tmp_path / "log"
+    options = {"fault": "hangs", "at": [0, 1, 2], "seconds": 5, "log": str(log)}
+    with pytest.raises(EngineError, match="hung 4 times"):
+        relabel(snapshot, options=options, timeout_s=0.5)
+    log.unlink()
+    result, _ = relabel(snapshot, options=options, timeout_s=0.5, resume=True)
+    assert calls(log) == [[3]]
+    assert bad(result) == dict.fromkeys([0, 1, 2], "labeler_hangs")
+    assert not [name for name in content() if name.startswith("doubts")]
+
+
+def test_a_labeler_with_more_time_is_asked_again(pictures, relabel):
+    snapshot = pictures(8)
+    options = {"fault": "hangs", "at": list(range(8)), "seconds": 1}
+    with pytest.raises(EngineError, match="hung 4 times"):
+        relabel(snapshot, options=options, timeout_s=0.05)
+    result, _ = relabel(snapshot, options=options, timeout_s=60, resume=True)
+    assert keys(result) == list(range(8))
+
+
 def test_the_budget_ends_the_round_and_resuming_may_raise_it(pictures, relabel):
     snapshot, options = pictures(12), {"fault": "nan", "at": [0, 1, 2]}
     with pytest.raises(BudgetError, match="3 pictures are quarantined"):
