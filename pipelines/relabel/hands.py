@@ -2,18 +2,21 @@
 
 A task that did not come to its end is done again with its doubtful pictures asked one by one; a picture that a labeler
 hangs on or dies of when it is asked alone is quarantined. On Ray a labeler that hangs is ended with its process. In
-this process nothing can end it: its thread is left behind and a new labeler made, a few times at most.
+this process nothing can end it: its thread is left behind and a new labeler made, a few times at most. What it hung on
+is written down, so that a round that is resumed goes on without it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dataengine.engine.executors import TICK_S, EngineError, ray_session
+from dataengine.store.commits import canonical_json
 from dataengine.store.files import Folder
 from pipelines.relabel import job as jobs
 from pipelines.relabel.job import Done, Job, PictureTask
@@ -64,7 +67,7 @@ def run_here(job: Job, tasks: Sequence[PictureTask], tell: Tell) -> Generator[Do
         return
     worker, left_behind, out = Worker(job), 0, Folder(job.out)
     for task in tasks:
-        attempt, is_done = _Attempt(task), False
+        attempt, is_done = _Attempt(task, _doubt(out, job, task)), False
         while not is_done:
             try:
                 for event in worker.run(task, attempt.doubt):
@@ -75,12 +78,33 @@ def run_here(job: Job, tasks: Sequence[PictureTask], tell: Tell) -> Generator[Do
             except HangError as error:
                 left_behind += 1
                 attempt = attempt.again(out, error.rows, HANGS, _hangs(job))
+                _note(out, job, attempt)
                 if left_behind > MAX_LEFT_BEHIND:
                     raise EngineError(
-                        f"the labeler hung {left_behind} times, last in {task}; what is committed stays. "
+                        f"the labeler hung {left_behind} times, last in {task}; what is committed stays, "
+                        "and --resume goes on without the pictures that it hung on. "
                         "--engine ray ends a labeler that hangs, and goes on"
                     ) from None
                 worker = Worker(job)
+
+
+def _note(out: Folder, job: Job, attempt: _Attempt) -> None:
+    """Write down what is known of a task's pictures."""
+    doubt = attempt.doubt
+    told = {"timeout_s": job.timeout_s, "alone": sorted(doubt.alone), "lost": sorted((doubt.lost or {}).items())}
+    out.replace(f"{jobs.DOUBTS}/{attempt.task.task_id}.json", canonical_json(told))
+
+
+def _doubt(out: Folder, job: Job, task: PictureTask) -> Doubt:
+    """What was written down of a task's pictures; nothing, where the labeler has more time now."""
+    try:
+        told = json.loads(out.read(f"{jobs.DOUBTS}/{task.task_id}.json"))
+    except FileNotFoundError:
+        return Doubt()
+    if job.timeout_s > told["timeout_s"]:
+        return Doubt()
+    lost = {row: (reason, message) for row, (reason, message) in told["lost"]}
+    return Doubt(alone=frozenset(told["alone"]), lost=lost)
 
 
 def _hangs(job: Job) -> str:
@@ -150,7 +174,7 @@ class _Crew:
         self._failed_starts = 0
 
     def work(self, tasks: Sequence[PictureTask], number: int) -> Generator[Done | None]:
-        self._waiting = [_Attempt(task) for task in reversed(tasks)]
+        self._waiting = [_Attempt(task, _doubt(self._out, self._job, task)) for task in reversed(tasks)]
         for _ in range(number):
             self._hire()
         while self._waiting or any(hand.attempt for hand in self._hands):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dataengine.ledger.records import Check, Entry, Picture, Proposal
+from dataengine.ledger.records import Check, Decision, Entry, Picture, Proposal
 from dataengine.records import Account
 from dataengine.store.commits import DatasetError, canonical_json
 from dataengine.store.files import Folder, Stored
 from pipelines.relabel.labelers import Labeler, Question, Spec
 
-COMMITS, ENTRIES, QUARANTINE = "commits", "entries", "quarantine"
+COMMITS, ENTRIES, QUARANTINE, DOUBTS = "commits", "entries", "quarantine", "doubts"
 INPUTS = "inputs.parquet"
 
 Checked = tuple[Proposal, tuple[Check, ...]]
@@ -22,12 +22,26 @@ Merge = Callable[[Sequence[Checked], Sequence[Entry], Sequence[Entry], Picture],
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known(Entry):
+    """A mask that a picture has, as it stands. decision: the newest word on it, if there is one."""
+
+    decision: Decision | None = None
+
+
+def known_of(entry: Entry, decision: Decision | None = None) -> Known:
+    """An entry, as it stands, with the newest word on it."""
+    if isinstance(entry, Known):
+        return entry
+    return Known(**{one.name: getattr(entry, one.name) for one in fields(Entry)}, decision=decision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A round of labelling.
 
     out: folder of its files. filters: what measures a picture's proposals; with `asks_again` it is given the pixels and
-    the labeler, and runs where that does. merge: what makes entries of them, given the human and the earlier ones.
-    batch: pictures in a call of the labeler, at most. timeout_s: for such a call.
+    the labeler, and runs where that does. merge: what makes entries of them, given the human and the earlier ones,
+    each a `Known`. batch: pictures in a call of the labeler, at most. timeout_s: for such a call.
     """
 
     out: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
@@ -41,7 +41,7 @@ class Question:
     """A picture that a labeler is asked about.
 
     pixels: (height, width, 3) uint8 RGB, read-only; None for a labeler that does not look. known: masks that the
-    picture has, of people and of earlier rounds.
+    picture has, of people and of earlier rounds, without those that were rejected.
     """
 
     picture: Picture
@@ -146,8 +146,23 @@ def canonical(values: Any) -> str:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The proposals of an answer to one question, each mask once and none of them empty. empty, doubled: number of
+    those that were left out."""
+
+    proposals: list[Proposal]
+    empty: int = 0
+    doubled: int = 0
+
+
 def check(answer: object, picture: Picture) -> list[Proposal]:
-    """The proposals of an answer to one question, each mask once and none of them empty.
+    """The proposals of an answer to one question; see `read`."""
+    return read(answer, picture).proposals
+
+
+def read(answer: object, picture: Picture) -> Answer:
+    """An answer, checked. Of a mask that is proposed twice, the one with the higher score counts.
 
     Raises:
         AnswerError: `too_many_masks`, `answer_type`, `not_finite`, `score_range`, `bad_text`, `bad_crop`,
@@ -162,21 +177,34 @@ def check(answer: object, picture: Picture) -> list[Proposal]:
             raise AnswerError("answer_type", f"mask {number}: a Proposal is needed, not {type(proposal).__name__}")
         _check_values(proposal, number, picture)
     if not answer:
-        return []
+        return Answer(proposals=[])
     size = picture.height, picture.width
     found: dict[tuple[bytes, Concept, str], Proposal] = {}
     decoded = masks.borders_from_rles([proposal.rle for proposal in answer], *size)
-    start = 0
+    start, empty = 0, 0
     for number, (proposal, stop) in enumerate(zip(answer, decoded.stops.tolist(), strict=True)):
         area = decoded.figures[number, 0]
         if area < 0:
             _say_what_is_wrong(proposal.rle, size, number)
         if area:  # the same mask must have the same counts, in which runs of nothing may stand
             rle = masks.rle_from_borders(decoded.places[start:stop], *size)
-            proposal = proposal if rle == proposal.rle else replace(proposal, rle=rle)
-            found.setdefault((rle, proposal.concept, proposal.prompt), proposal)
+            key = rle, proposal.concept, proposal.prompt
+            if key not in found or proposal.score > found[key].score:
+                found[key] = _as_written(proposal, rle)
+        else:
+            empty += 1
         start = stop
-    return list(found.values())
+    return Answer(proposals=list(found.values()), empty=empty, doubled=len(answer) - empty - len(found))
+
+
+def _as_written(proposal: Proposal, rle: bytes) -> Proposal:
+    """With numbers as files hold them: a whole one may be too large for that."""
+    scores = proposal.score, proposal.predicted_iou, proposal.stability
+    if rle == proposal.rle and not any(isinstance(one, int) for one in scores):
+        return proposal
+    score, iou, stability = (None if one is None else float(one) for one in scores)
+    assert score is not None
+    return replace(proposal, rle=rle, score=score, predicted_iou=iou, stability=stability)
 
 
 def _say_what_is_wrong(rle: bytes, size: tuple[int, int], number: int) -> NoReturn:
@@ -190,11 +218,13 @@ def _say_what_is_wrong(rle: bytes, size: tuple[int, int], number: int) -> NoRetu
 def _check_values(proposal: Proposal, number: int, picture: Picture) -> None:
     scores = (proposal.score, proposal.predicted_iou, proposal.stability)
     if any(isinstance(x, bool) or not isinstance(x, int | float) for x in scores if x is not None) or scores[0] is None:
-        raise AnswerError("answer_type", f"mask {number}: score, predicted_iou and stability are numbers: {scores}")
-    if not all(math.isfinite(x) for x in scores if x is not None):
-        raise AnswerError("not_finite", f"mask {number}: score, predicted_iou, stability are {scores}")
+        raise AnswerError("answer_type", f"mask {number}: score, predicted_iou and stability are numbers")
+    most = sys.float_info.max
+    if not all(abs(x) <= most for x in scores if x is not None):
+        told = ["too large" if isinstance(x, int) and abs(x) > most else x for x in scores]
+        raise AnswerError("not_finite", f"mask {number}: score, predicted_iou, stability are {told}")
     if not 0 <= proposal.score <= 1:
-        raise AnswerError("score_range", f"mask {number}: a score is from 0 to 1, not {proposal.score}")
+        raise AnswerError("score_range", f"mask {number}: a score is from 0 to 1, not {float(proposal.score)}")
     if not isinstance(proposal.rle, bytes):
         raise AnswerError(
             "answer_type", f"mask {number}: compressed counts are bytes, not {type(proposal.rle).__name__}"
@@ -205,7 +235,7 @@ def _check_values(proposal: Proposal, number: int, picture: Picture) -> None:
     if not is_text(concept.text, MAX_TEXT) or not concept.text or not is_text(proposal.prompt, MAX_PROMPT):
         raise AnswerError("bad_text", f"mask {number}: {concept.text!r:.80} or its prompt is no text, or too long")
     if not -1 <= concept.category_id < 1 << 63:
-        raise AnswerError("answer_type", f"mask {number}: category_id {concept.category_id:.6g} is out of range")
+        raise AnswerError("answer_type", f"mask {number}: a category_id is from -1 to 2^63 - 1")
     if proposal.crop is not None:
         _check_crop(proposal.crop, number, picture)
 

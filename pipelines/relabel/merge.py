@@ -30,10 +30,6 @@ from pipelines.relabel.filters import Checked
 from pipelines.relabel.overlaps import Masks, Overlaps
 
 Share = Annotated[float, Field(gt=0, le=1)]
-REASONS = (
-    *("confirmed", "conflict", "other_category", "in_crowd", "exhaustive", "absent"),
-    *("refused", "picture_refused", "earlier"),
-)
 _BY_PEOPLE: tuple[Relation, ...] = ("duplicate", "conflict", "in_crowd")
 _STANDING: dict[State, int] = {"rejected": 0, "review": 1, "kept": 2}
 
@@ -94,7 +90,7 @@ def merge(
     rules: Rules,
     round: int,
     labeler: Labeler,
-    decisions: Sequence[Decision] | None = None,
+    decisions: Sequence[Decision] = (),
 ) -> list[Entry]:
     """The entries of a round, one for each proposal, in their order.
 
@@ -105,8 +101,7 @@ def merge(
         checked: what `filters.apply` gave. human: what people drew of the picture. earlier: what models proposed in
             earlier rounds and nothing has superseded, in the state in which it stands now.
         decisions: words on those entries, the last one on each counts; those of reviewers bind: what they kept counts
-            as a person's, what they rejected does not come back. None: every state whose reason is none that a check
-            or a rule gives is taken for a reviewer's word, as it stands in a view of a ledger.
+            as a person's, what they rejected does not come back.
     Raises:
         MaskError: a mask is malformed or not of the picture's size.
     """
@@ -130,20 +125,12 @@ def merge(
     return _beside_models(entries, mine, models, picture, rules)
 
 
-def _bound(known: Sequence[Entry], decisions: Sequence[Decision] | None) -> tuple[dict[str, State], bool]:
+def _bound(known: Sequence[Entry], decisions: Sequence[Decision]) -> tuple[dict[str, State], bool]:
     """The states that a reviewer gave, by entry, and whether one said that the whole picture is bad."""
-    if decisions is None:
-        later = [one for one in known if one.reason not in _reasons(one)]
-        return {one.entry_id: one.state for one in later}, any(one.reason == "whole_image_bad" for one in later)
     ids = {one.entry_id for one in known}
     last = {one.entry_id: one for one in decisions if one.entry_id in ids}
     words = [one for one in last.values() if one.by.startswith("reviewer:")]
     return {one.entry_id: one.state for one in words}, any(one.action == "whole_image_bad" for one in words)
-
-
-def _reasons(entry: Entry) -> set[str]:
-    """Those that an entry in its state may have from a check or a rule."""
-    return {""} if entry.state == "kept" else {"", *REASONS, *(check.name for check in entry.checks)}
 
 
 def _entries(checked: Sequence[Checked], picture: Picture, round: int, labeler: Labeler) -> tuple[list[Entry], Masks]:

@@ -4,6 +4,7 @@ plan.json          what goes into the round, and its tasks
 inputs.parquet     the pictures and the masks that are known of them, a row group for each task; gone at the end
 entries/N.parquet  what came of task N, quarantine/N.parquet: its pictures that could not be labelled
 commits/ID.json    the record of a finished task; what has none does not count
+doubts/ID.json     of a task that is not finished: the pictures that the labeler hung on; gone at the end
 result.json        at the end: the files in order, and the counts
 """
 
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ from dataengine.store.lock import driver_lock
 from pipelines.plan import difference
 from pipelines.relabel import hands, labelers, tables
 from pipelines.relabel import job as jobs
-from pipelines.relabel.job import Done, Filters, Job, Merge, PictureTask
+from pipelines.relabel.job import Done, Filters, Job, Known, Merge, PictureTask
 from pipelines.relabel.labelers import Spec
 from pipelines.relabel.worker import UNIT, Smaller
 
@@ -48,7 +50,7 @@ class Snapshot(Protocol):
         """In an order that is always the same."""
 
     def entries(self, key: str) -> Sequence[Entry]:
-        """Of people and of earlier rounds."""
+        """Of people and of earlier rounds; a `Known` tells who decided on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,16 +167,24 @@ def run(
         result.plan = folder.sha256(PLAN)
         result.files, result.quarantine = _files(tally.done)
         _remove_temporary_files(folder)  # of workers that were killed
+        for name in (folder / jobs.DOUBTS).names():
+            folder.delete(f"{jobs.DOUBTS}/{name}")
         _write_result(folder, result)
         folder.delete(jobs.INPUTS)
     result.seconds = time.monotonic() - started
     return result
 
 
-def finished_plan(out: str) -> str | None:
-    """The digest of the plan of a round that came to its end in a folder; None where there is none."""
+def plan_of(snapshot: Snapshot, labeler: labelers.Labeler, rules: Rules, settings: Settings) -> str:
+    """The digest of the plan of a round, whether it was begun or not."""
+    groups = [(len(some), _digest(some, known)) for some, known in _groups(snapshot, settings.per_task)]
+    return sha256(canonical_json(_with_inputs(_identity(labeler, rules, settings), groups))).hexdigest()
+
+
+def plan_in(out: str) -> str | None:
+    """The digest of the plan of the round that stands in a folder; None where there is none."""
     folder = Folder(out)
-    return folder.sha256(PLAN) if folder.exists(RESULT) else None
+    return folder.sha256(PLAN) if folder.exists(PLAN) else None
 
 
 def entries_of(result: Result) -> Iterator[Entry]:
@@ -207,7 +217,7 @@ def _refuse_foreign(folder: Folder, resume: bool) -> None:
 
 
 def _remove_temporary_files(folder: Folder) -> None:
-    for name in ("", jobs.COMMITS, jobs.ENTRIES, jobs.QUARANTINE):
+    for name in ("", jobs.COMMITS, jobs.ENTRIES, jobs.QUARANTINE, jobs.DOUBTS):
         place = folder / name if name else folder
         for left in filter(is_temporary, place.names()):
             place.delete(left)
@@ -227,6 +237,11 @@ def _identity(labeler: labelers.Labeler, rules: Rules, settings: Settings) -> di
     }
 
 
+def _with_inputs(identity: dict[str, Any], groups: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    pictures = sum(number for number, _ in groups)
+    return {**identity, "pictures": pictures, "inputs": key_hash(*(digest for _, digest in groups)).hex()}
+
+
 def _plan(
     snapshot: Snapshot, folder: Folder, identity: dict[str, Any], per_task: int, write: bool
 ) -> tuple[list[PictureTask], int]:
@@ -240,7 +255,7 @@ def _plan(
         if not groups:
             raise UserError("there is no picture to label")
         pictures = sum(number for number, _ in groups)
-        identity = {**identity, "pictures": pictures, "inputs": key_hash(*(digest for _, digest in groups)).hex()}
+        identity = _with_inputs(identity, groups)
         if folder.exists(PLAN):
             before = _read_plan(folder)
             if before != identity:
@@ -270,15 +285,13 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
 
     schema = pa.schema([
         ("picture", pa.struct(list(tables.schema_of(Picture)))),
-        ("entries", pa.list_(pa.struct(list(tables.schema_of(Entry))))),
+        ("entries", pa.list_(pa.struct(list(tables.schema_of(Known))))),
     ])  # fmt: skip
     groups: list[tuple[int, str]] = []
     keys: set[bytes] = set()
-    pictures = iter(snapshot.pictures())
     with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
-        while some := list(islice(pictures, per_task)):
-            known = [list(snapshot.entries(picture.key)) for picture in some]
-            arrays = [tables.column_of(Picture, some), tables.lists_of(Entry, known)]
+        for some, known in _groups(snapshot, per_task):
+            arrays = [tables.column_of(Picture, some), tables.lists_of(Known, known)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=per_task)
             for picture in some:
                 key = key_hash(picture.key)
@@ -289,12 +302,24 @@ def _write_inputs(snapshot: Snapshot, staged: Any, per_task: int) -> list[tuple[
     return groups
 
 
-def _digest(pictures: Sequence[Picture], known: Sequence[Sequence[Entry]]) -> str:
+def _groups(snapshot: Snapshot, per_task: int) -> Iterator[tuple[list[Picture], list[list[Known]]]]:
+    """The pictures of each task, and the masks that are known of each."""
+    pictures = iter(snapshot.pictures())
+    while some := list(islice(pictures, per_task)):
+        yield some, [[jobs.known_of(one) for one in snapshot.entries(picture.key)] for picture in some]
+
+
+def _digest(pictures: Sequence[Picture], known: Sequence[Sequence[Known]]) -> str:
     told = [
-        [p.key, p.sha256, p.height, p.width, list(p.exhaustive), list(p.absent), [[e.entry_id, e.state] for e in masks]]
+        [p.key, p.sha256, p.height, p.width, list(p.exhaustive), list(p.absent), [_told(entry) for entry in masks]]
         for p, masks in zip(pictures, known, strict=True)
     ]
     return key_hash(json.dumps(told)).hex()
+
+
+def _told(entry: Known) -> list[str]:
+    word = entry.decision
+    return [entry.entry_id, entry.state, *(() if word is None else (word.by, word.action))]
 
 
 def _read_plan(folder: Folder) -> dict[str, Any]:

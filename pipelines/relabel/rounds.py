@@ -12,6 +12,7 @@ from dataengine.errors import UserError
 from dataengine.ledger import records, writing
 from dataengine.ledger.ledger import Ledger
 from dataengine.ledger.records import Check, Concept, Entry, Picture, Proposal
+from dataengine.ledger.steps import Step
 from dataengine.ledger.view import View
 from dataengine.records import Account, Category
 from dataengine.store.files import Folder
@@ -19,6 +20,7 @@ from pipelines.relabel import consistency, filters, labelers, merge, pipeline
 from pipelines.relabel.chain import Augmentation, Chain, Reprompt
 from pipelines.relabel.filters import Evidence
 from pipelines.relabel.forbidden import Forbidden
+from pipelines.relabel.job import Known, known_of
 from pipelines.relabel.labelers import AnswerError, Labeler, Question, Spec
 from pipelines.relabel.merge import Rules
 from pipelines.relabel.pipeline import Result, Settings
@@ -50,33 +52,33 @@ def relabel(
 
     Args:
         settings: its `round` is taken from the ledger. work: folder of the round until it is a step, by default in the
-            ledger; a round that was stopped goes on there with `settings.resume`.
+            ledger. With `settings.resume` a round that was stopped goes on there; one that is the newest step
+            already is not done again; where there is neither, one begins.
         forbidden: pictures that must not be labelled.
     Raises:
         LedgerError: there is no ledger, or somebody added a step meanwhile. UserError: see `pipeline.run`.
     """
     ledger = Ledger.open(directory)
-    if settings.resume and (done := _already(ledger, work)) is not None:
-        return done
-    view = ledger.view()
-    place = work or (ledger.folder / f"{FOLDER}/{ledger.head.number:06d}").uri
-    settings = replace(settings, round=view.round + 1)
-    made = labelers.record_of(labelers.make(labeler))
+    asked = labelers.make(labeler)
+    made = labelers.record_of(asked)
     told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
-    result = pipeline.run(
-        _Standing(view, forbidden),
-        labeler,
-        pipeline.Rules(
+
+    def of_round(number: int) -> tuple[pipeline.Rules, Settings]:
+        return pipeline.Rules(
             filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed),
-            merge=LedgerMerge(rules=rules, round=settings.round, labeler=made, categories=ledger.categories),
+            merge=LedgerMerge(rules=rules, round=number, labeler=made, categories=ledger.categories),
             facts=told,
             asks_again=any(isinstance(one, Augmentation | Reprompt) for one in chain.filters),
-        ),
-        place,
-        settings,
-        say,
-        tick,
-    )
+        ), replace(settings, round=number)
+
+    if settings.resume and (before := _before(ledger, work)) is not None:
+        plan = pipeline.plan_of(_Standing(before, forbidden), asked, *of_round(before.round + 1))
+        if plan == ledger.head.facts.get("plan"):
+            return _already(ledger.head, work or _place(ledger, before.step))
+    view = ledger.view()
+    place = work or _place(ledger, view.step)
+    applied, settings = of_round(view.round + 1)
+    result = pipeline.run(_Standing(view, forbidden), labeler, applied, place, settings, say, tick)
     facts: dict[str, Any] = {
         **result.facts(),
         "labeler": asdict(made),
@@ -94,29 +96,47 @@ def relabel(
     return Round(step=step, result=result)
 
 
-def _already(ledger: Ledger, work: str | None) -> Round | None:
-    """The newest step, where it is what the round made that is to go on: only its folder was not cleared any more."""
-    facts, parent = ledger.head.facts, ledger.head.parent
-    if ledger.head.kind != "relabel" or parent is None:
+def _place(ledger: Ledger, number: int) -> str:
+    """Where a round on a step is under way."""
+    return (ledger.folder / f"{FOLDER}/{number:06d}").uri
+
+
+def _before(ledger: Ledger, work: str | None) -> View | None:
+    """What a round was asked about that may be the newest step; None where it is none, or a later one was begun.
+
+    What that round has left in the ledger is cleared away.
+    """
+    step = ledger.head
+    if step.kind != "relabel" or step.parent is None:
         return None
-    place = work or (ledger.folder / f"{FOLDER}/{parent:06d}").uri
-    if pipeline.finished_plan(place) != facts.get("plan"):
-        return None
-    if work is None:
+    place, plan = work or _place(ledger, step.parent), step.facts.get("plan")
+    there = pipeline.plan_in(place)
+    if work is None and there in (None, plan):
         _keep_quarantine_only(Folder(place))
+    is_begun = there != plan if work is not None else bool(Folder(_place(ledger, step.number)).entries())
+    return None if is_begun else ledger.view(step.parent)
+
+
+def _already(step: Step, place: str) -> Round:
+    """A round that is a step."""
+    facts = step.facts
     result = Result(out=place, plan=facts["plan"], pictures=facts["pictures"])
     result.states.update(facts["states"])
     result.relations.update(facts["relations"])
     result.account.add(Account.from_dict(facts["records"]))
-    return Round(step=ledger.head.number, result=result)
+    return Round(step=step.number, result=result)
 
 
 def _keep_quarantine_only(place: Folder) -> None:
-    """Delete what is in the ledger now; what could not be labelled stays where a person looks for it."""
-    for name in place.names(recursive=True):
-        if not name.startswith("quarantine/"):
-            place.delete(name)
-    if place.is_local:
+    """Delete what is in the ledger now; what could not be labelled stays where a person looks for it.
+
+    The plan goes last: as long as it stands, the folder is known to be that of the step.
+    """
+    names = [name for name in place.names(recursive=True) if not name.startswith("quarantine/")]
+    for name in sorted(names, key=lambda name: name == pipeline.PLAN):
+        place.delete(name)
+        fault_point("cleared")
+    if place.is_local and place.path.is_dir():
         for folder in sorted((path for path in place.path.rglob("*") if path.is_dir()), reverse=True):
             if not any(folder.iterdir()):
                 folder.rmdir()
@@ -135,7 +155,8 @@ class _Standing:
 
     def entries(self, key: str) -> Sequence[Entry]:
         """Without their checks, which nobody asks for again."""
-        return [replace(entry, checks=()) if entry.checks else entry for entry in self._view.entries(key)]
+        standings = [one for one in self._view.standings(key) if not one.is_superseded]
+        return [known_of(replace(one.entry, checks=()), one.decision) for one in standings]
 
 
 # --- filters and merge, as values that travel ------------------------------------------------------------------------
@@ -217,7 +238,8 @@ class LedgerMerge:
         """
         known = {category.id: category for category in self.categories}
         named = [(replace(one, concept=self._concept(one.concept, known)), checks) for one, checks in checked]
-        entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler)
+        words = [one.decision for one in (*human, *earlier) if isinstance(one, Known) and one.decision is not None]
+        entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler, words)
         writing.check_entries(entries, picture, {number: one.text for number, one in known.items()})
         return entries
 

@@ -24,7 +24,7 @@ from dataengine import images
 from dataengine.engine.faults import fault_point
 from dataengine.errors import ReasonError, UserError
 from dataengine.images import ImageError
-from dataengine.ledger.records import Entry, Picture, Proposal
+from dataengine.ledger.records import Entry, Picture
 from dataengine.records import MAX_MESSAGE, Account, Bad
 from dataengine.sample import Image
 from dataengine.store import quarantine
@@ -32,8 +32,8 @@ from dataengine.store.dataset import picture_of
 from dataengine.store.files import Folder, Stored
 from pipelines.relabel import job as jobs
 from pipelines.relabel import labelers, tables
-from pipelines.relabel.job import Checked, Done, Job, PictureTask
-from pipelines.relabel.labelers import AnswerError, Labeler, Question
+from pipelines.relabel.job import Checked, Done, Job, Known, PictureTask
+from pipelines.relabel.labelers import Answer, AnswerError, Labeler, Question
 
 UNIT, MASKS = "images", "masks"
 
@@ -77,10 +77,11 @@ class _Filtered:
     """Proposals of a picture with what the filters say of them."""
 
     checked: list[Checked]
+    answer: Answer
 
 
 Event = Asking | Smaller | Done
-Outcome = list[Proposal] | _Filtered | Bad
+Outcome = Answer | _Filtered | Bad
 
 
 class Worker:
@@ -114,7 +115,7 @@ class Worker:
 
     def _ask(
         self,
-        known: Sequence[tuple[Picture, tuple[Entry, ...]]],
+        known: Sequence[tuple[Picture, tuple[Known, ...]]],
         rows: Sequence[int],
         doubt: Doubt,
         finished: _Finished,
@@ -185,7 +186,7 @@ class Worker:
 
     def _decode(
         self,
-        known: Sequence[tuple[Picture, tuple[Entry, ...]]],
+        known: Sequence[tuple[Picture, tuple[Known, ...]]],
         rows: Sequence[int],
         ready: dict[int, Question],
         answered: list[tuple[int, Outcome]],
@@ -197,7 +198,8 @@ class Worker:
             picture, entries = known[row]
             try:
                 pixels = pixels_of(picture) if self._labeler.needs_pixels else None
-                ready[row] = Question(picture=picture, pixels=pixels, known=entries)
+                standing = tuple(entry for entry in entries if entry.state != "rejected")
+                ready[row] = Question(picture=picture, pixels=pixels, known=standing)
             except ReasonError as error:
                 answered.append((row, _bad(picture, error.reason, str(error))))
             except OSError as error:
@@ -211,11 +213,10 @@ class Worker:
         return [self._filtered(answer, question) for answer, question in zip(answers, questions, strict=True)]
 
     def _filtered(self, answer: object, question: Question) -> Outcome:
-        try:
-            proposals = labelers.check(answer, question.picture)
-        except AnswerError as error:
-            return _bad(question.picture, error.reason, str(error))
-        return _Filtered(self._job.filters(proposals, question, self._labeler))
+        read = _read(answer, question.picture)
+        if isinstance(read, Bad):
+            return read
+        return _Filtered(self._job.filters(read.proposals, question, self._labeler), read)
 
     def _outcomes(self, pictures: Sequence[Picture], answers: object) -> list[Outcome]:
         """What an answer says of each picture of a batch.
@@ -230,33 +231,36 @@ class Worker:
         if not isinstance(answers, list | tuple) or len(answers) != len(pictures):
             number = len(answers) if isinstance(answers, list | tuple) else type(answers).__name__
             raise _RefusedError("answer_type", f"a list of {len(pictures)} answers is needed, not {number}")
-        found: list[Outcome] = []
-        for picture, answer in zip(pictures, answers, strict=True):
-            if isinstance(answer, _Filtered | Bad):
-                found.append(answer)
-                continue
-            try:
-                found.append(labelers.check(answer, picture))
-            except AnswerError as error:
-                found.append(_bad(picture, error.reason, str(error)))
-        return found
+        return [
+            answer if isinstance(answer, _Filtered | Bad) else _read(answer, picture)
+            for picture, answer in zip(pictures, answers, strict=True)
+        ]
 
 
 class _RefusedError(ReasonError):
     """An answer to a batch that cannot be used."""
 
 
+def _read(answer: object, picture: Picture) -> Answer | Bad:
+    try:
+        return labelers.read(answer, picture)
+    except AnswerError as error:
+        return _bad(picture, error.reason, str(error))
+    except Exception as error:  # whatever its values do when one looks at them
+        return _bad(picture, "answer_schema", f"the answer cannot be read: {type(error).__name__}")
+
+
 # --- pictures in -----------------------------------------------------------------------------------------------------
 
 
-def read_inputs(out: Folder, task: PictureTask) -> list[tuple[Picture, tuple[Entry, ...]]]:
+def read_inputs(out: Folder, task: PictureTask) -> list[tuple[Picture, tuple[Known, ...]]]:
     """The pictures of a task and the masks that are known of them."""
     import pyarrow.parquet as pq
 
     with out.open(jobs.INPUTS) as file:
         table = pq.ParquetFile(file).read_row_group(task.group, use_threads=False)
     pictures = tables.values_of(Picture, table.column("picture").to_pylist())
-    entries = [tuple(tables.values_of(Entry, rows)) for rows in table.column("entries").to_pylist()]
+    entries = [tuple(tables.values_of(Known, rows)) for rows in table.column("entries").to_pylist()]
     return list(zip(pictures, entries, strict=True))
 
 
@@ -292,25 +296,27 @@ class _Finished:
         self._job = job
         self.entries: dict[int, list[Entry]] = {}
         self.bad: dict[int, Bad] = {}
-        self._masks = 0
+        self._masks: Counter[str] = Counter()  # that became no entry, by reason
 
-    def add(self, row: int, known: tuple[Picture, tuple[Entry, ...]], outcome: Outcome) -> None:
+    def add(self, row: int, known: tuple[Picture, tuple[Known, ...]], outcome: Outcome) -> None:
         picture, before = known
         if isinstance(outcome, Bad):
             self.bad[row] = outcome
             return
         try:
             if isinstance(outcome, _Filtered):
-                checked = outcome.checked
+                checked, answer = outcome.checked, outcome.answer
             else:
-                checked = self._job.filters(outcome, Question(picture=picture, pixels=None, known=before), None)
+                answer = outcome
+                question = Question(picture=picture, pixels=None, known=before)
+                checked = self._job.filters(answer.proposals, question, None)
             human = [entry for entry in before if entry.origin == "human"]
             earlier = [entry for entry in before if entry.origin == "model"]
             entries = self._job.merge(checked, human, earlier, picture)
             if len(entries) > len(checked):
                 raise AssertionError(f"{len(entries)} entries of {len(checked)} masks")
             self.entries[row] = entries
-            self._masks += len(checked)
+            self._masks.update(merged=len(checked) - len(entries), empty=answer.empty, doubled=answer.doubled)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # a defect, or a mask that no filter can stand: this picture's, not the job's
@@ -325,8 +331,9 @@ class _Finished:
         account.read[UNIT] = task.stop - task.start
         account.built[UNIT] = len(self.entries)
         account.quarantine(bad)
-        account.read[MASKS], account.built[MASKS] = self._masks, len(entries)
-        account.filter(MASKS, "merged", self._masks - len(entries))
+        account.read[MASKS], account.built[MASKS] = len(entries) + self._masks.total(), len(entries)
+        for reason, number in self._masks.items():
+            account.filter(MASKS, reason, number)
         account.check(str(task))
         done = Done(
             task_id=task.task_id,
@@ -344,7 +351,7 @@ class _Finished:
 
 
 def _finish(
-    known: Sequence[tuple[Picture, tuple[Entry, ...]]], answered: list[tuple[int, Outcome]], finished: _Finished
+    known: Sequence[tuple[Picture, tuple[Known, ...]]], answered: list[tuple[int, Outcome]], finished: _Finished
 ) -> None:
     for row, outcome in answered:
         finished.add(row, known[row], outcome)

@@ -14,7 +14,7 @@ REVIEWED = Check(name="agreement", value=0.0, limit=1.0, verdict="review")
 REJECTED = Check(name="stability", value=0.2, limit=0.9, verdict="reject")
 
 
-def merged(proposals, human=(), earlier=(), checks=(ACCEPTED,), rules=None, decisions=None, round=1, **values):
+def merged(proposals, human=(), earlier=(), checks=(ACCEPTED,), rules=None, decisions=(), round=1, **values):
     checked = [(one, tuple(checks)) for one in proposals]
     return merge(checked, human, earlier, picture(**values), rules or Rules(), round, LABELER, decisions)
 
@@ -175,16 +175,11 @@ def word(one, state, action, by="reviewer:ann"):
     return Decision(entry_id=one.entry_id, state=state, by=by, action=action)
 
 
-@pytest.mark.parametrize("in_view", [False, True])
-def test_a_reviewers_words_bind(in_view):
-    """in_view: the words stand in the entries, as in a ledger's view, and not beside them."""
+def test_a_reviewers_words_bind():
     kept, gone = entry(BOX, origin="model", round=1), entry((100, 0, 140, 40), origin="model", round=1)
     words = [word(kept, "kept", "accept"), word(gone, "rejected", "reject")]
-    if in_view:
-        kept = entry(BOX, origin="model", round=1, state="kept", reason="accept")
-        gone = entry((100, 0, 140, 40), origin="model", round=1, state="rejected", reason="reject")
     given = [proposal((20, 20, 60, 58)), proposal((100, 0, 140, 39)), proposal((100, 0, 140, 25))]
-    found = merged(given, earlier=[kept, gone], decisions=None if in_view else words, round=2)
+    found = merged(given, earlier=[kept, gone], decisions=words, round=2)
     assert [said(one) for one in found] == [
         ("duplicate", "rejected", "confirmed"),
         ("duplicate", "rejected", "refused"),
@@ -201,6 +196,16 @@ def test_a_rules_word_and_a_word_taken_back_do_not_bind():
     back = [word(old, "rejected", "reject"), word(old, "review", "accept")]
     [found] = merged([proposal(BOX)], earlier=[old], decisions=back, round=2)
     assert (found.supersedes, found.state) == (old.entry_id, "kept")
+
+
+@pytest.mark.parametrize("reason", ["stability", "conflict", "reject"])
+def test_a_reason_alone_is_nobodys_word(reason):
+    """Whatever it is called, and although the checks are not there."""
+    old = entry((20, 20, 60, 55), origin="model", round=1, state="rejected", reason=reason)
+    [found] = merged([proposal(BOX)], earlier=[old], round=2)
+    assert (found.supersedes, *said(found)) == (old.entry_id, "new", "kept", "")
+    [refused] = merged([proposal(BOX)], earlier=[old], decisions=[word(old, "rejected", "reject")], round=2)
+    assert said(refused) == ("duplicate", "rejected", "refused")
 
 
 def test_a_picture_that_a_person_calls_bad_gets_nothing():

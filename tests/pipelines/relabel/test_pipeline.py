@@ -6,20 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dataengine import masks
 from dataengine.engine.executors import EngineError
 from dataengine.errors import UserError
-from dataengine.ledger.records import Concept, Entry
+from dataengine.ledger.records import Concept, Entry, Proposal
 from dataengine.store import quarantine
 from dataengine.store.commits import DatasetError
 from dataengine.store.files import temporary_name
 from dataengine.store.quarantine import BudgetError
 from pipelines.relabel import pipeline
+from pipelines.relabel.labelers import Spec
+from pipelines.relabel.pipeline import Settings
 from tests.pipelines.relabel import failing
+from tests.pipelines.relabel.conftest import RULES
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,6 +148,83 @@ def test_a_mask_without_pixels_is_no_mask(pictures, relabel):
     assert result.account.built["images"] == 3
 
 
+class Hostile(failing.Boxes):
+    """Values that cannot be looked at, or that no file holds: `fault` is the field."""
+
+    def _answer(self, number):
+        huge = {
+            "score": {"score": 10**5000},
+            "predicted_iou": {"predicted_iou": 10**400},
+            "category_id": {"concept": Concept(text="dog", category_id=10**400)},
+            "crop": {"crop": (0, 0, 10**5000, 1)},
+            "text": {"concept": Concept(text=10**5000, category_id=1)},
+            "whole": {"predicted_iou": 2**60 + 1},
+        }
+        one = failing.good(number)
+        return [replace(one, **huge[self.fault])] if number in self.at else [one]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("score", "not_finite"),
+        ("predicted_iou", "not_finite"),
+        ("category_id", "answer_type"),
+        ("crop", "answer_schema"),
+        ("text", "answer_schema"),
+        ("whole", None),
+    ],
+)
+@pytest.mark.parametrize("asks_again", [False, True])
+def test_numbers_beyond_all_bounds_cost_their_picture(pictures, tmp_path, fault, reason, asks_again):
+    rules = pipeline.Rules(filters=failing.plain_filters, merge=failing.plain_merge, facts={}, asks_again=asks_again)
+    spec = Spec(name=f"{__name__}:Hostile", settings={"fault": fault, "at": [1]})
+    result = pipeline.run(pictures(3), spec, rules, str(tmp_path / "out"), Settings(batch=3))
+    assert bad(result) == ({1: reason} if reason else {})
+    assert keys(result) == ([0, 2] if reason else [0, 1, 2])
+
+
+class Stammering(failing.Boxes):
+    """Says everything thrice, and something of nothing."""
+
+    def _answer(self, number):
+        one = failing.good(number)
+        nothing = replace(one, rle=masks.encode(np.zeros((24, 32), bool)))
+        return [one, replace(one, score=0.75), replace(one, score=0.25), nothing]
+
+
+def test_the_better_of_the_same_mask_counts_and_nothing_vanishes(pictures, tmp_path):
+    spec = Spec(name=f"{__name__}:Stammering", settings={})
+    result = pipeline.run(pictures(2), spec, RULES, str(tmp_path / "out"), Settings())
+    assert [entry.score for entry in pipeline.entries_of(result)] == [0.75, 0.75]
+    records = result.facts()["records"]
+    assert (records["read"]["masks"], records["built"]["masks"]) == (8, 2)
+    assert records["filtered"] == {"masks": {"doubled": 4, "empty": 2}}
+
+
+class Echo(failing.Boxes):
+    """Proposes what it is told."""
+
+    def label(self, questions):
+        return [
+            [Proposal(rle=entry.rle, concept=entry.concept, score=0.5) for entry in question.known]
+            for question in questions
+        ]
+
+
+def test_rejected_masks_are_told_to_the_merge_alone(pictures, tmp_path):
+    told = []
+
+    def merge(checked, human, earlier, picture):
+        told.append((picture.key, len(checked), len(human)))
+        return failing.plain_merge(checked, human, earlier, picture)
+
+    rules = pipeline.Rules(filters=failing.plain_filters, merge=merge, facts={})
+    snapshot = pictures(2, {"0": [human(0)], "1": [replace(human(1), state="rejected", reason="reject")]})
+    pipeline.run(snapshot, Spec(name=f"{__name__}:Echo", settings={}), rules, str(tmp_path / "out"), Settings())
+    assert told == [("0", 1, 1), ("1", 0, 1)]
+
+
 def test_a_batch_with_too_few_answers_is_asked_one_by_one(pictures, relabel, tmp_path):
     result, _ = relabel(pictures(4), "TooFew", {"log": str(tmp_path / "log")})
     assert keys(result) == [0, 1, 2, 3]
@@ -169,6 +252,27 @@ def test_hanging_again_and_again_ends_the_round(pictures, relabel):
     options = {"fault": "hangs", "at": list(range(8)), "seconds": 5}
     with pytest.raises(EngineError, match="hung 4 times"):
         relabel(pictures(8), options=options, timeout_s=0.05, batch=1)
+
+
+def test_a_round_that_hung_too_often_is_resumed_without_those_pictures(pictures, relabel, content, tmp_path):
+    snapshot, log = pictures(4), tmp_path / "log"
+    options = {"fault": "hangs", "at": [0, 1, 2], "seconds": 5, "log": str(log)}
+    with pytest.raises(EngineError, match="hung 4 times"):
+        relabel(snapshot, options=options, timeout_s=0.5)
+    log.unlink()
+    result, _ = relabel(snapshot, options=options, timeout_s=0.5, resume=True)
+    assert calls(log) == [[3]]
+    assert bad(result) == dict.fromkeys([0, 1, 2], "labeler_hangs")
+    assert not [name for name in content() if name.startswith("doubts")]
+
+
+def test_a_labeler_with_more_time_is_asked_again(pictures, relabel):
+    snapshot = pictures(8)
+    options = {"fault": "hangs", "at": list(range(8)), "seconds": 1}
+    with pytest.raises(EngineError, match="hung 4 times"):
+        relabel(snapshot, options=options, timeout_s=0.05)
+    result, _ = relabel(snapshot, options=options, timeout_s=60, resume=True)
+    assert keys(result) == list(range(8))
 
 
 def test_the_budget_ends_the_round_and_resuming_may_raise_it(pictures, relabel):

@@ -18,7 +18,7 @@ pytest.importorskip("dataengine.ledger.ledger")
 
 from dataengine import masks
 from dataengine.ledger.ledger import Ledger
-from dataengine.ledger.records import Concept
+from dataengine.ledger.records import Concept, Decision
 from pipelines.cli import app
 from pipelines.relabel.labelers import Question
 from pipelines.relabel.rounds import look_again
@@ -85,7 +85,30 @@ def test_a_round_becomes_a_step(call, tree, tmp_path):
     assert Ledger.open(str(ledger)).view().round == 2
 
 
-@pytest.mark.parametrize("point", ["commit:2", "result", "entries", "step", "appended"])
+@pytest.mark.parametrize("reason", ["", "conflict"], ids=["no reason", "a reason that a rule gives too"])
+def test_only_a_reviewer_refuses(call, tree, tmp_path, reason):
+    """What a filter rejected may come back in a later round; what a reviewer rejected may not."""
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("--labeler", "noisy-oracle", "--set", f"truth={truth}", *SETTINGS)
+    call("relabel", ledger, *oracle, "--filters", "confidence:1")
+    opened = Ledger.open(str(ledger))
+    (first, other) = (e for p in opened.pictures() for e in opened.view().entries(p.key) if Path(p.path).stem == "5")
+    assert (first.state, first.reason, other.state) == ("rejected", "confidence", "rejected")
+    refusal = Decision(entry_id=first.entry_id, state="rejected", by="reviewer:ann", action="reject", reason=reason)
+    opened.append("review", 1, decisions=[refusal])
+    call("relabel", ledger, *oracle, "--filters", "none")
+    opened = Ledger.open(str(ledger))
+    found = {e.mask_id: e for p in opened.pictures() for e in opened.view().entries(p.key) if e.round == 2}
+    assert [e.mask_id for e in found.values() if e.reason == "refused"] == [first.mask_id]
+    assert (found[other.mask_id].state, found[other.mask_id].supersedes) == ("kept", other.entry_id)
+    assert sum(e.state == "kept" for e in found.values()) == 5
+
+
+@pytest.mark.parametrize(
+    "point", ["commit:2", "result", "entries", "step", "appended", "cleared:1", "cleared:7", "cleared:8"]
+)
 def test_a_killed_round_is_one_step_in_the_end(call, tree, tmp_path, point):
     made, truth = tree
     ledgers = [tmp_path / "whole", tmp_path / "killed"]
@@ -101,8 +124,46 @@ def test_a_killed_round_is_one_step_in_the_end(call, tree, tmp_path, point):
     whole, killed = (Ledger.open(str(ledger)) for ledger in ledgers)
     assert len(whole.steps) == len(killed.steps) == 2
     assert whole.head.files == killed.head.files
+    facts, others = (dict(one.head.facts) for one in (whole, killed))
+    assert {**facts, "seconds": 0} == {**others, "seconds": 0}
     assert not killed.verify()
     assert not (ledgers[1] / "relabel" / "000000").exists()
+
+
+def test_a_round_that_is_a_step_is_resumed_as_that_step(call, tree, tmp_path, monkeypatch):
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("relabel", ledger, "--labeler", "noisy-oracle", "--set", f"truth={truth}", "--per-task", 2)
+    for _ in range(2):
+        assert "step 1: 6 pictures" in call(*oracle, "--resume").stdout
+    monkeypatch.setenv("DATAENGINE_FAULT", "commit:enospc")
+    call(*oracle, code=1)
+    monkeypatch.delenv("DATAENGINE_FAULT")
+    assert "step 2: 6 pictures" in call(*oracle, "--resume").stdout, "one that was begun after it goes on"
+    monkeypatch.setenv("DATAENGINE_FAULT", "appended:enospc")
+    call(*oracle, code=1)
+    monkeypatch.delenv("DATAENGINE_FAULT")
+    found = call(*oracle, "--filters", "confidence:0.9", "--resume")
+    assert "step 4: 6 pictures" in found.stdout, "another round is not the one that stands"
+    opened = Ledger.open(str(ledger))
+    *others, mine = [step.facts["rules"]["filters"] for step in opened.steps[1:]]
+    assert mine not in others
+    assert list((ledger / "relabel").iterdir()) == []
+
+
+@pytest.mark.parametrize("resumed", ["the same", "other settings"])
+def test_a_folder_of_ones_own_is_resumed_as_what_it_holds(call, tree, tmp_path, resumed):
+    made, truth = tree
+    ledger = tmp_path / "ledger"
+    call("ledger", "init", made.root, "--out", ledger)
+    oracle = ("relabel", ledger, "--labeler", "noisy-oracle", "--set", f"truth={truth}", "--work", tmp_path / "work")
+    call(*oracle)
+    if resumed == "the same":
+        assert "step 1: 6 pictures" in call(*oracle, "--resume").stdout
+    else:
+        assert "what goes into it changed" in call(*oracle, "--filters", "none", "--resume", code=1).stderr
+    assert len(Ledger.open(str(ledger)).steps) == 2
 
 
 def test_pictures_alone_begin_a_ledger(call, tmp_path, make_jpeg):
