@@ -31,7 +31,8 @@ def relabel(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the labeler; may be given several times."),
     ] = None,
     filters: Annotated[
-        str, typer.Option(metavar="CHAIN", help="Presets and filters, such as sam,confidence:0.6; or none.")
+        str,
+        typer.Option(metavar="CHAIN", help="Presets and filters, such as sam,confidence:0.6; a YAML file; or none."),
     ] = "default",
     rule: Annotated[
         list[str] | None,
@@ -80,7 +81,7 @@ def relabel(
             max_bad=max_bad,
             resume=resume,
         )
-        chain, rules = Chain.parse(filters, "--filters"), Rules.parse(limits, "--merge")
+        chain, rules = Chain.load(filters), Rules.parse(limits, "--merge")
         labelers.make(spec)  # before anything is written
         found = rounds.relabel(
             rounds.opened_or_begun(source, out),
