@@ -192,7 +192,9 @@ def _moved(entry: Entry, look: consistency.Look, picture: Picture) -> Entry:
     rle = look.forth(entry.rle, picture.height, picture.width)
     area, box = masks.measure(rle, *look.size(picture.height, picture.width))
     x, y, w, h = map(float, box)
-    return replace(entry, rle=rle, area=area, bbox=(x, y, w, h))
+    phrase = entry.concept.category_id == -1
+    concept = replace(entry.concept, text=look.text(entry.concept.text)) if phrase else entry.concept
+    return replace(entry, concept=concept, rle=rle, area=area, bbox=(x, y, w, h))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

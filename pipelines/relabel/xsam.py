@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataengine import conversation, masks
@@ -61,7 +63,7 @@ class Xsam:
     """See `XsamSettings`."""
 
     name = "xsam"
-    needs_pixels = True  # so that a picture is checked before; the model decodes it in its own way
+    needs_pixels = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = one = settings_of(XsamSettings, settings, self.name)
@@ -118,27 +120,28 @@ class Xsam:
 
     def _samples(self, question: Question) -> Iterator[Sample]:
         """The questions about a picture."""
-        one, picture = self._settings, question.picture
+        assert question.pixels is not None
+        one, picture, image = self._settings, question.picture, image_of(question.pixels)
         if one.task == "refer":
             phrases = self._phrases.get(Path(picture.path).name, []) if self._phrases is not None else known(question)
             conditions = tuple(Condition(kind="phrase", text=phrase) for phrase in phrases)
             for number, condition in enumerate(conditions):
-                yield sample_of(picture, "refseg", number, (condition,), one.seed)
+                yield sample_of(picture, image, "refseg", number, (condition,), one.seed)
             return
         concepts = wanted(self._concepts, picture.absent)
         for number, start in enumerate(range(0, len(concepts), one.per_question)):
             some = concepts[start : start + one.per_question]
             if one.task == "generic":
                 named = tuple(Condition(kind="phrase", text=c.text, category_id=c.category_id) for c in some)
-                yield sample_of(picture, "genseg", number, named, one.seed)
+                yield sample_of(picture, image, "genseg", number, named, one.seed)
             elif self._exemplars is not None:
                 shown, references = self._exemplars.show(some, picture.key, one.kind)
                 if shown:
-                    yield sample_of(picture, "vgdseg", number, shown, one.seed, references=references)
+                    yield sample_of(picture, image, "vgdseg", number, shown, one.seed, references=references)
             else:
                 shown, objects = own_exemplars(question, some, one.kind, one.seed)
                 if shown:
-                    yield sample_of(picture, "vgdseg", number, shown, one.seed, objects=objects)
+                    yield sample_of(picture, image, "vgdseg", number, shown, one.seed, objects=objects)
 
     def _proposals(self, prediction: Prediction, conditions: Sequence[Condition]) -> Iterator[Proposal]:
         for mask in prediction.masks:
@@ -166,8 +169,18 @@ class Xsam:
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
+def image_of(pixels: np.ndarray) -> Image:
+    """Pixels, (H, W, 3) uint8, as the picture of a sample."""
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "PNG", compress_level=0)
+    return Image(bytes=file.getvalue(), path=None)
+
+
 def sample_of(
     picture: Picture,
+    image: Image,
     task: Task,
     number: int,
     conditions: tuple[Condition, ...],
@@ -182,7 +195,7 @@ def sample_of(
         variant="instance" if task == "genseg" else None,
         source="relabel",
         split="",
-        image=Image(bytes=None, path=picture.path),
+        image=image,
         image_key=picture.key,
         height=picture.height,
         width=picture.width,
