@@ -17,7 +17,7 @@ from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Entry, Proposal
 from pipelines.relabel import automatic
 from pipelines.relabel.automatic import PRESETS, Found, Generator
-from pipelines.relabel.labelers import Question, canonical, settings_of
+from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -290,6 +290,8 @@ class Promptable:
 
         Args:
             points: (n, 2) px x, y of the picture. boxes: (n, 4) px x0, y0, x1, y1. several: three masks for each.
+        Raises:
+            AnswerError: `not_finite`.
         """
         import torch
 
@@ -304,6 +306,7 @@ class Promptable:
         with torch.no_grad():
             made = self._model(image_embeddings=seen.features, multimask_output=several, **given)
         presence = getattr(made, "object_score_logits", None)
+        check_finite(logits=made.pred_masks, predicted_iou=made.iou_scores, presence=presence)
         scores = made.iou_scores[0].float()
         return Answer(
             logits=made.pred_masks[0].float(),
@@ -320,6 +323,13 @@ class Promptable:
             full = functional.interpolate(full, (self.side, self.side), mode="bilinear", align_corners=False)
             full = full[..., : seen.scaled[0], : seen.scaled[1]]
         return functional.interpolate(full, seen.size, mode="bilinear", align_corners=False)[0]
+
+
+def check_finite(**made: torch.Tensor | None) -> None:
+    """Raise AnswerError, `not_finite`, where a model's figures are no numbers: to compare them would find nothing."""
+    for name, values in made.items():
+        if values is not None and not values.isfinite().all():
+            raise AnswerError("not_finite", f"the model's {name} are not finite")
 
 
 def load_model(name: str, where: Where) -> tuple[Any, Any, Any]:

@@ -17,6 +17,7 @@ from pipelines.relabel.labelers import Question, canonical, settings_of
 from pipelines.relabel.sam import (
     HALF,
     Where,
+    check_finite,
     checkpoint,
     corners,
     digest_of,
@@ -119,9 +120,14 @@ class Sam3:
         return torch.tensor(found)
 
     def _kept(self, made: Any, question: Question, concept: Concept, exemplars: int) -> Iterator[Proposal]:
-        """The instances of one concept with the score that is asked for."""
+        """The instances of one concept with the score that is asked for.
+
+        Raises:
+            AnswerError: `not_finite`.
+        """
         from torch.nn import functional
 
+        check_finite(logits=made.pred_masks, scores=made.pred_logits, presence=made.presence_logits)
         size = (question.picture.height, question.picture.width)
         presence = float(made.presence_logits[0].float().sigmoid())
         scores = made.pred_logits[0].float().sigmoid() * presence

@@ -13,7 +13,7 @@ from dataengine.errors import UserError
 from dataengine.ledger.records import Concept
 from pipelines.relabel import labelers
 from pipelines.relabel.automatic import Generator
-from pipelines.relabel.labelers import Spec
+from pipelines.relabel.labelers import AnswerError, Spec
 from tests.pipelines.relabel import models
 
 torch = pytest.importorskip("torch")
@@ -159,6 +159,43 @@ def test_other_checkpoints_are_named(checkpoints):
         labelers.make(Spec(name="sam", settings={"model": checkpoints["sam3"]}))
     with pytest.raises(UserError, match="model_type 'sam' is none of"):
         labelers.make(Spec(name="sam3", settings={"model": checkpoints["sam"], "categories": ["dog"]}))
+
+
+def spoiled(model, name, value=float("nan")):
+    """A model whose output of a name has one value that is no number."""
+
+    class Spoiled(torch.nn.Module):
+        def __getattr__(self, attribute):
+            return getattr(model, attribute)
+
+        def __call__(self, *arguments, **options):
+            made = model(*arguments, **options)
+            made[name][(0,) * made[name].ndim] = value
+            return made
+
+    return Spoiled()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["pred_masks", "iou_scores", "object_score_logits"])
+@pytest.mark.parametrize("prompt", ["automatic", "box"])
+def test_what_is_no_number_is_not_taken_for_nothing(checkpoints, kind, name, prompt):
+    if kind == "sam" and name == "object_score_logits":
+        pytest.skip("SAM says nothing of presence")
+    made = loaded(kind, checkpoints, prompt=prompt, generator={**ALL, "points_per_side": 2})
+    made._model._model = spoiled(made._model._model, name)
+    with pytest.raises(AnswerError) as caught:
+        made.label([models.question([models.entry(1, 5, 6, 20, 10)])])
+    assert caught.value.reason == "not_finite"
+
+
+@pytest.mark.parametrize("name", ["pred_masks", "pred_logits", "presence_logits"])
+def test_what_is_no_number_of_sam3_is_not_taken_for_nothing(checkpoints, name):
+    made = loaded("sam3", checkpoints, "sam3", categories=["dog"], min_score=0.0)
+    made._model = spoiled(made._model, name, float("inf") if name == "pred_logits" else float("nan"))
+    with pytest.raises(AnswerError) as caught:
+        made.label([models.question()])
+    assert caught.value.reason == "not_finite"
 
 
 # --- the generator on a model that is known --------------------------------------------------------------------------
