@@ -166,7 +166,7 @@ class Callable:
         assert self._call is not None
         found = []
         for one in questions:
-            names = [concept.text for concept in wanted(self._concepts, one.picture.absent)]
+            names = [concept.text for concept in wanted(self._concepts, one)]
             found.append(proposals_of(self._call(one.pixels, names, **self._settings.arguments), one.picture))
         return found
 
@@ -178,7 +178,8 @@ class HttpSettings(BaseModel):
     """url: that is sent a POST request of JSON: `version`, `categories` and `pictures`, of key, height, width and the
     picture as a base64 PNG; it answers as `Answer` says. Addresses off this machine and its networks need `https`.
 
-    revision: what tells versions of the server apart. timeout_s: for an answer. max_mb: of one.
+    Pictures that lack different categories are sent apart. revision: what tells versions of the server apart.
+    timeout_s: for an answer. max_mb: of one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -207,9 +208,21 @@ class Http:
         """There is nothing to load; whether the server answers is seen when it is asked."""
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
+        together: dict[tuple[Concept, ...], list[int]] = {}
+        for place, question in enumerate(questions):
+            together.setdefault(tuple(wanted(self._concepts, question)), []).append(place)
+        found: list[list[Proposal]] = [[] for _ in questions]
+        for concepts, places in together.items():
+            if concepts or not self._concepts:
+                answers = self._ask([questions[place] for place in places], concepts)
+                for place, answer in zip(places, answers, strict=True):
+                    found[place] = answer
+        return found
+
+    def _ask(self, questions: Sequence[Question], concepts: Sequence[Concept]) -> list[list[Proposal]]:
         asked = {
             "version": 1,
-            "categories": [{"name": c.text, "id": c.category_id} for c in self._concepts],
+            "categories": [{"name": c.text, "id": c.category_id} for c in concepts],
             "pictures": [_told(question) for question in questions],
         }
         try:

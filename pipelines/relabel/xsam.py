@@ -16,7 +16,7 @@ from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.ledger.records import Concept, Entry, Picture, Proposal
 from dataengine.sample import Condition, Image, Object, Prompt, PromptKind, Provenance, Reference, Sample, Task
-from pipelines.relabel.concepts import Categories, concepts_of, phrases_of, read_json, wanted
+from pipelines.relabel.concepts import Categories, concepts_of, of_concept, phrases_of, read_json, wanted
 from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 from pipelines.relabel.sam import digest_of
 
@@ -97,6 +97,7 @@ class Xsam:
         if self._settings.exemplars is not None:
             assert self._settings.pictures is not None
             self._exemplars = Exemplars(self._settings.exemplars, self._settings.pictures, self._settings.seed)
+            self._exemplars.check(self._concepts)
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         if self._settings.task == "gcg":
@@ -128,7 +129,7 @@ class Xsam:
             for number, condition in enumerate(conditions):
                 yield sample_of(picture, image, "refseg", number, (condition,), one.seed)
             return
-        concepts = wanted(self._concepts, picture.absent)
+        concepts = wanted(self._concepts, question)
         for number, start in enumerate(range(0, len(concepts), one.per_question)):
             some = concepts[start : start + one.per_question]
             if one.task == "generic":
@@ -217,11 +218,12 @@ def own_exemplars(
 ) -> tuple[tuple[Condition, ...], tuple[Object, ...]]:
     """Regions that the picture's own human masks show, one of each category that it has; and those masks."""
     picture = question.picture
-    people = [e for e in question.known if e.origin == "human" and not e.crowd and e.concept in concepts]
+    people = [entry for entry in question.known if entry.origin == "human" and not entry.crowd]
+    people = [people[place] for place in sorted({p for concept in concepts for p in of_concept(people, concept)})]
     objects = _prompted([_object(entry) for entry in people], picture.key, picture.height, picture.width, kind, seed)
     conditions = []
     for concept in concepts:
-        same = tuple(place for place, entry in enumerate(people) if entry.concept == concept and objects[place].prompts)
+        same = tuple(place for place in of_concept(people, concept) if objects[place].prompts)
         if same:
             rng = keyed(seed, picture.key, concept.text, "exemplar", VERSION)
             exemplar = same[int(rng.integers(len(same)))]
@@ -264,6 +266,7 @@ class Exemplars:
         """Raises UserError where the file is no COCO instances file."""
         document = read_json(path)
         try:
+            self._ids = {str(c["name"]): int(c["id"]) for c in document.get("categories", ())}
             self._images = {
                 i["id"]: (str(i["file_name"]), int(i["height"]), int(i["width"])) for i in document["images"]
             }
@@ -274,7 +277,17 @@ class Exemplars:
                     by_category.setdefault(int(one["category_id"]), []).append(kept)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"exemplars: {path}: no COCO instances file: {type(error).__name__}: {error}") from None
-        self._by_category, self._folder, self._seed = by_category, Path(pictures), seed
+        self._path, self._by_category, self._folder, self._seed = path, by_category, Path(pictures), seed
+
+    def check(self, concepts: Sequence[Concept]) -> None:
+        """Raises UserError where none of the categories has an object."""
+        if not any(self._of(concept) for concept in concepts):
+            raise UserError(f"exemplars: {self._path}: none of the categories has an object there")
+
+    def _of(self, concept: Concept) -> list[tuple[Any, str, Any]]:
+        """The objects of a category; of a name without an id, as the file calls it."""
+        number = concept.category_id if concept.category_id >= 0 else self._ids.get(concept.text, -1)
+        return self._by_category.get(number, [])
 
     def show(
         self, concepts: Sequence[Concept], key: str, kind: PromptKind
@@ -287,7 +300,7 @@ class Exemplars:
         conditions: list[Condition] = []
         references: list[Reference] = []
         for concept in concepts:
-            some = self._by_category.get(concept.category_id, [])
+            some = self._of(concept)
             if not some:
                 continue
             rng = keyed(self._seed, key, concept.text, "exemplar", VERSION)

@@ -21,6 +21,7 @@ pytest.importorskip("transformers")
 
 from pipelines.relabel import sam  # noqa: E402
 
+CAT = Concept(text="cat", category_id=2)
 KINDS = ("sam", "sam2", "sam3_tracker")
 ALL = {"predicted_iou": 0.0, "stability": 0.0}
 
@@ -318,10 +319,13 @@ def test_sam3_is_what_transformers_makes_of_it(checkpoints):
 def test_sam3_is_shown_exemplars(checkpoints):
     settings = {"model": checkpoints["sam3"], "categories": ["dog"], "min_score": 0.0, "exemplars": True}
     made = labelers.make(Spec(name="sam3", settings=settings))
-    known = [models.entry(1, 8, 12, 16, 24, concept=Concept(text="dog")), models.entry(2, 0, 0, 5, 5)]
+    known = [models.entry(1, 8, 12, 16, 24, concept=Concept(text="dog")), models.entry(2, 0, 0, 5, 5, concept=CAT)]
     boxes = made._boxes(models.question(known), Concept(text="dog"))
     np.testing.assert_allclose(boxes, [[16 / 64, 24 / 48, 16 / 64, 24 / 48]])
     assert made._boxes(models.question(), Concept(text="dog")) is None
+    category = models.question([models.entry(1, 8, 12, 16, 24)])
+    assert len(made._boxes(category, Concept(text="dog"))) == 1, "a name without an id is that of the category"
+    assert made._boxes(category, Concept(text="cat")) is None
     if find_spec("torchvision") is None:
         with pytest.raises(UserError, match="torchvision"):
             made.load()

@@ -140,6 +140,19 @@ def test_exemplars_of_another_picture(loaded, question, exemplars, kind):
     assert {p.concept for p in found} <= {DOG}
 
 
+def test_names_without_ids_have_exemplars(loaded, question, exemplars):
+    own = loaded(task="vgd", categories=["dog", "cat"])
+    (sample,) = own._samples(question(KNOWN))
+    assert [(c.text, c.category_id, c.objects) for c in sample.conditions] == [("dog", -1, (0, 1))]
+    invariants.check(sample)
+    made = loaded(task="vgd", **{**exemplars, "categories": ["cat", "dog"]})
+    (sample,) = made._samples(question())
+    assert [(c.text, c.category_id) for c in sample.conditions] == [("dog", -1)]
+    assert [r.annotation_id for r in sample.references] == ["9"]
+    with pytest.raises(UserError, match="none of the categories has an object"):
+        loaded(task="vgd", **{**exemplars, "categories": ["bird", "cat"]})
+
+
 def test_an_exemplar_outside_its_folder_is_refused(loaded, question, exemplars, tmp_path):
     document = json.loads((tmp_path / "exemplars" / "exemplars.json").read_text())
     document["images"][0]["file_name"] = "../a.png"
