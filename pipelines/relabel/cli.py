@@ -82,7 +82,8 @@ def relabel(
             resume=resume,
         )
         chain, rules = Chain.load(filters), Rules.parse(limits, "--merge")
-        labelers.make(spec)  # before anything is written
+        made = labelers.make(spec)  # before anything is written
+        chain.check_answerable(_others(source, made.name))
         found = rounds.relabel(
             rounds.opened_or_begun(source, out),
             spec,
@@ -95,6 +96,16 @@ def relabel(
             tick=_tick if sys.stderr.isatty() else lambda done, pictures: None,
         )
         typer.echo(summary(found))
+
+
+def _others(source: str, labeler: str) -> bool:
+    """Whether another labeler has labelled what is a ledger."""
+    from dataengine.ledger.ledger import HEAD, Ledger
+    from dataengine.store.files import Folder
+
+    if not Folder(source).exists(HEAD):
+        return False
+    return any(s.kind == "relabel" and s.facts["labeler"]["name"] != labeler for s in Ledger.open(source).steps)
 
 
 def _tick(done: int, pictures: int) -> None:

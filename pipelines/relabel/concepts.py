@@ -75,8 +75,8 @@ def wanted(concepts: Sequence[Concept], question: Question) -> list[Concept]:
     absent = set(question.picture.absent)
     lacking = [Concept(text="", category_id=number) for number in sorted(absent)]
     lacking += [entry.concept for entry in question.known if entry.concept.category_id in absent]
-    lacks = overlaps.same_concepts(concepts, lacking).any(axis=1)
-    return [concept for concept, lack in zip(concepts, lacks.tolist(), strict=True) if not lack]
+    lacks = overlaps.same_concepts(concepts, lacking)
+    return [concept for concept, row in zip(concepts, lacks, strict=True) if not row.any()]
 
 
 def of_concept(known: Sequence[Entry], concept: Concept) -> list[int]:

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable as Function
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -122,6 +123,22 @@ def _proposal(one: Any, picture: Picture, where: str) -> Proposal:
 # --- a function ------------------------------------------------------------------------------------------------------
 
 
+@cache
+def function_of(call: str, what: str) -> Function[..., Any]:
+    """The function of `module:function`. what: it is for, for messages. Raises UserError where there is none."""
+    module, _, name = call.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{what}: {call}: {error}") from None
+    if not callable(found):
+        raise UserError(f"{what}: {call} cannot be called")
+    function: Function[..., Any] = found
+    return function
+
+
 class CallableSettings(BaseModel):
     """call: `module:function`; it is given pixels, (H, W, 3) uint8, and the categories' names, and returns masks.
 
@@ -151,16 +168,7 @@ class Callable:
         self._call: Function[..., Any] | None = None
 
     def load(self) -> None:
-        module, _, name = self._settings.call.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"callable: {self._settings.call}: {error}") from None
-        if not callable(found):
-            raise UserError(f"callable: {self._settings.call} cannot be called")
-        self._call = found
+        self._call = function_of(self._settings.call, self.name)
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         assert self._call is not None

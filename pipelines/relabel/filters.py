@@ -33,13 +33,13 @@ class Evidence:
     """What is known of a picture besides the proposals; a filter whose evidence is missing does not apply.
 
     others: proposals of labelers of another family, by their name. again: runs the labeler that is being checked.
-    verifier: the probability of accepting each proposal, or None. exhaustive: the probability that all instances of a
-    concept were found. caption: a text in which phrases must stand. seed: of the look `jitter`.
+    verifier: the probability of accepting each proposal, or None; or what tells it. exhaustive: the probability that
+    all instances of a concept were found. caption: a text in which phrases must stand. seed: of the look `jitter`.
     """
 
     others: Mapping[str, Sequence[Proposal]] = field(default_factory=dict)
     again: consistency.Again | None = None
-    verifier: Values | None = None
+    verifier: Values | Callable[[Proposal], float] | None = None
     exhaustive: Mapping[Concept, float] = field(default_factory=dict)
     caption: str | None = None
     seed: int = 0
@@ -271,6 +271,8 @@ def _verifier(case: _Case, one: Filter) -> Values:
     given = case.evidence.verifier
     if given is None:
         return [None] * len(case.proposals)
+    if callable(given):
+        return [given(one) if alive else None for one, alive in zip(case.proposals, case.alive.tolist(), strict=True)]
     if len(given) != len(case.proposals):
         raise ValueError(f"a verifier's word on {len(given)} masks is no word on {len(case.proposals)}")
     return given
