@@ -268,9 +268,8 @@ class Chain:
 
         Text: items with commas between, each a preset, a filter as `NAME:ACCEPT:REJECT:KEY=VALUE` of which all but the
         name may be left out (`call=module:function` stands last), or
-        `-NAME` for none of that name; `none` alone for no filter at all. A filter that is
-        named again takes the place of the first. List: such items, or mappings of a name to a number (accept), two
-        (accept, reject), or keys.
+        `-NAME` for none of that name; `none` alone for no filter at all. A filter that is named again takes the place
+        of the first. List: such items, or mappings of a name to a number (accept), two (accept, reject), or keys.
 
         Args:
             where: what the value is of, for messages.

@@ -244,7 +244,7 @@ def _exhaustivity(case: _Case, one: chains.Exhaustivity) -> Values:
 
 
 def _augmentation(case: _Case, one: chains.Augmentation) -> Values:
-    def ask(asked: Sequence[Proposal], again: consistency.Again) -> list[float]:
+    def ask(asked: Sequence[Proposal], again: consistency.Again) -> Values:
         return consistency.augmentation(asked, case.picture, one.looks, again, case.evidence.seed)
 
     return _asked_again(case, ask)
@@ -254,9 +254,7 @@ def _reprompt(case: _Case, one: Filter) -> Values:
     return _asked_again(case, lambda asked, again: consistency.reprompt(asked, case.picture, again))
 
 
-def _asked_again(
-    case: _Case, ask: Callable[[Sequence[Proposal], consistency.Again], list[float]]
-) -> list[float | None]:
+def _asked_again(case: _Case, ask: Callable[[Sequence[Proposal], consistency.Again], Values]) -> list[float | None]:
     """The values of the masks that are not rejected yet, if they have pixels; None for the others."""
     values: list[float | None] = [None] * len(case.proposals)
     places = np.flatnonzero(case.alive & (case.masks.areas > 0)).tolist()

@@ -164,7 +164,8 @@ class ChainFilters:
     ) -> list[tuple[Proposal, tuple[Check, ...]]]:
         again = None
         if labeler is not None and question.pixels is not None:
-            again = consistency.by_concepts(partial(look_again, labeler, question))
+            ask = partial(prompted, labeler, question.pixels) if hasattr(labeler, "prompted") else None
+            again = consistency.by_concepts(partial(look_again, labeler, question), ask)
         others, verify = others_of(question.known, self.labeler), self._verifier()
         verifier = partial(verified, verify, question, _pixels(question)) if verify and proposals else None
         evidence = Evidence(others=others, again=again, verifier=verifier, seed=self.seed)
@@ -219,6 +220,17 @@ def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> 
     if len(answers) != 1:
         raise AnswerError("answer_type", f"{len(answers)} answers to one picture")
     return labelers.check(answers[0], seen)
+
+
+def prompted(
+    labeler: Any, pixels: np.ndarray, look: consistency.Look, queries: Sequence[consistency.Requery]
+) -> list[list[bytes]]:
+    """The masks that a labeler with `prompted` answers to boxes, or to points."""
+    if look.name == "jitter":
+        found = labeler.prompted(pixels, boxes=np.array([query.box_xyxy for query in queries]))
+    else:
+        found = labeler.prompted(pixels, points=np.array([query.point_xy for query in queries]))
+    return [[rle] for rle in found]
 
 
 def _moved(entry: Entry, look: consistency.Look, picture: Picture) -> Entry:

@@ -101,6 +101,22 @@ class Sam:
         ask = self._everything if self._settings.prompt == "automatic" else self._known
         return [list(ask(question)) for question in questions]
 
+    def prompted(
+        self, pixels: np.ndarray, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+    ) -> list[bytes]:
+        """The best mask of each prompt. points: (n, 2) px x, y. boxes: (n, 4) px x0, y0, x1, y1."""
+        prompts = points if boxes is None else boxes
+        assert prompts is not None
+        seen, found, batch = self._model.see(pixels), [], self._settings.prompts_per_batch
+        for start in range(0, len(prompts), batch):
+            some = prompts[start : start + batch]
+            given = {"points": some, "boxes": None} if boxes is None else {"points": None, "boxes": some}
+            answer = self._model.ask(seen, several=boxes is None, **given)
+            best = answer.scores.argmax(dim=1)[:, None, None, None]
+            logits = self._model.full_size(answer.logits.take_along_dim(best, 1)[:, 0], seen)
+            found += [masks.encode(one) for one in (logits > 0).cpu().numpy()]
+        return found
+
     def _known(self, question: Question) -> Iterator[Proposal]:
         """A mask for each mask that is known."""
         asked = [e for e in question.known if not e.crowd and (e.origin == "human" or self._settings.of == "all")]

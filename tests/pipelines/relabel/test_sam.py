@@ -162,6 +162,17 @@ def test_other_checkpoints_are_named(checkpoints):
         labelers.make(Spec(name="sam3", settings={"model": checkpoints["sam"], "categories": ["dog"]}))
 
 
+def test_another_prompt_asks_anew(checkpoints):
+    """By the model's own answers to the same boxes and points, which differ from those to others."""
+    made = loaded("sam", checkpoints, prompt="box")
+    entry = models.entry(1, 10, 20, 21, 11)
+    (by_box,) = made.label([models.question([entry])])
+    assert made.prompted(models.pixels(), boxes=np.array([sam.corners(entry)])) == [by_box[0].rle]
+    by_point = loaded("sam", checkpoints, prompt="point")
+    (expected,) = by_point.label([models.question([entry])])
+    assert made.prompted(models.pixels(), points=np.array([sam.deepest(entry, 48, 64)])) == [expected[0].rle]
+
+
 def spoiled(model, name, value=float("nan")):
     """A model whose output of a name has one value that is no number."""
 
