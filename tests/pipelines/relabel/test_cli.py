@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from dataengine import masks
 from dataengine.ledger.ledger import Ledger
 from pipelines.cli import app
+from tests.pipelines.relabel import models
 
 
 def run(*arguments, code: int = 0):
@@ -61,3 +62,16 @@ def test_filters_may_stand_in_a_file(coco_tree, tmp_path):
     filters = json.loads(Ledger.open(str(ledger)).head.facts["rules"]["filters"])
     assert [list(one) for one in filters] == [["confidence"], ["max_area"]]
     assert filters[0]["confidence"]["reject"] == 0.4
+
+
+def test_sam_is_asked_again_by_boxes_and_points(coco_tree, tmp_path):
+    pytest.importorskip("transformers")
+    made, ledger = coco_tree(2), tmp_path / "ledger"
+    run("ledger", "init", made.root, "--out", ledger)
+    sam = ("--labeler", "sam", "--set", f"model={models.sam(tmp_path / 'sam')}", "--set", "prompt=box")
+    run("relabel", ledger, *sam, "--filters", "augmentation:0:looks=jitter,reprompt:0")
+    opened = Ledger.open(str(ledger))
+    found = [e for p in opened.pictures() for e in opened.view().entries(p.key) if e.origin == "model"]
+    assert found
+    assert all(check.value is not None for entry in found for check in entry.checks)
+    assert any(check.value < 1 for entry in found for check in entry.checks)
