@@ -195,11 +195,16 @@ class Reprompt(Filter):
 
 
 class Verifier(Filter):
-    """The probability that a verifier gives to accepting the mask (SAM 3); calibrate it on a gold set."""
+    """The probability that a verifier gives to accepting the mask (SAM 3); calibrate it on a gold set.
+
+    call: the verifier, `module:function`; it is given the pixels, (H, W, 3) uint8, the mask, (H, W) bool, and the text
+    of its concept, for each mask that no filter before it rejects.
+    """
 
     name: ClassVar[str] = "verifier"
     accept: Number = 0.9
     reject: Number | None = 0.1
+    call: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
 
 
 class Exhaustivity(Filter):
@@ -242,7 +247,7 @@ KINDS: dict[str, type[Filter]] = {
 }
 PRESETS = {
     "default": "confidence,predicted_iou,stability,min_area,max_area,components,holes,crop_edge,box_nms,agreement,text",
-    "thorough": "default,augmentation,reprompt,verifier",
+    "thorough": "default,augmentation,reprompt",
     "sam": "predicted_iou,stability,crop_edge,box_nms:scope=all",
     "sam2": "sam,predicted_iou:0.8",
     "semantic-sam": "sam,stability:0.92",
@@ -262,9 +267,9 @@ class Chain:
         """The chain of a `--filters` text, or of a list as it stands in YAML.
 
         Text: items with commas between, each a preset, a filter as `NAME:ACCEPT:REJECT:KEY=VALUE` of which all but the
-        name may be left out, or `-NAME` for none of that name; `none` alone for no filter at all. A filter that is
-        named again takes the place of the first. List: such items, or mappings of a name to a number (accept), two
-        (accept, reject), or keys.
+        name may be left out (`call=module:function` stands last), or
+        `-NAME` for none of that name; `none` alone for no filter at all. A filter that is named again takes the place
+        of the first. List: such items, or mappings of a name to a number (accept), two (accept, reject), or keys.
 
         Args:
             where: what the value is of, for messages.
@@ -304,6 +309,21 @@ class Chain:
         """The filter of a name, if it is in the chain."""
         return next((one for one in self.filters if one.name == name), None)
 
+    def check_answerable(self, others: bool) -> None:
+        """Refuse what a round could not measure. others: whether another labeler has labelled before.
+
+        Raises:
+            FilterError: `verifier` has no call, or `exhaustivity` nobody to compare with.
+        """
+        verifier = self.get("verifier")
+        if isinstance(verifier, Verifier) and verifier.call is None:
+            raise FilterError("filters: verifier: nobody verifies; give it call=module:function, or leave it out")
+        if self.get("exhaustivity") is not None and not others:
+            raise FilterError(
+                "filters: exhaustivity: no other labeler has labelled this ledger yet, with which it could be "
+                "compared; leave it out (-exhaustivity)"
+            )
+
     def with_limits(self, limits: Mapping[str, tuple[float, float | None]]) -> Chain:
         """The same chain with other limits, accept and reject, of some of its filters."""
         unknown = sorted(set(limits) - {one.name for one in self.filters})
@@ -336,7 +356,9 @@ def _items(value: object, where: str) -> list[object]:
 def _filter(item: object, where: str) -> Filter:
     """One filter of a chain, from `NAME:…` or a mapping of its name."""
     if isinstance(item, str):
+        item, mark, call = item.partition(":call=")
         name, *parts = (part.strip() for part in item.split(":"))
+        parts += [f"call={call.strip()}"] if mark else []
         numbers = [part for part in parts if "=" not in part]
         values: dict[str, Any] = dict(zip(("accept", "reject"), numbers, strict=False))
         pairs = [part.split("=", 1) for part in parts if "=" in part]

@@ -31,7 +31,8 @@ def relabel(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the labeler; may be given several times."),
     ] = None,
     filters: Annotated[
-        str, typer.Option(metavar="CHAIN", help="Presets and filters, such as sam,confidence:0.6; or none.")
+        str,
+        typer.Option(metavar="CHAIN", help="Presets and filters, such as sam,confidence:0.6; a YAML file; or none."),
     ] = "default",
     rule: Annotated[
         list[str] | None,
@@ -80,8 +81,9 @@ def relabel(
             max_bad=max_bad,
             resume=resume,
         )
-        chain, rules = Chain.parse(filters, "--filters"), Rules.parse(limits, "--merge")
-        labelers.make(spec)  # before anything is written
+        chain, rules = Chain.load(filters), Rules.parse(limits, "--merge")
+        made = labelers.make(spec)  # before anything is written
+        chain.check_answerable(_others(source, made.name))
         found = rounds.relabel(
             rounds.opened_or_begun(source, out),
             spec,
@@ -94,6 +96,16 @@ def relabel(
             tick=_tick if sys.stderr.isatty() else lambda done, pictures: None,
         )
         typer.echo(summary(found))
+
+
+def _others(source: str, labeler: str) -> bool:
+    """Whether another labeler has labelled what is a ledger."""
+    from dataengine.ledger.ledger import HEAD, Ledger
+    from dataengine.store.files import Folder
+
+    if not Folder(source).exists(HEAD):
+        return False
+    return any(s.kind == "relabel" and s.facts["labeler"]["name"] != labeler for s in Ledger.open(source).steps)
 
 
 def _tick(done: int, pictures: int) -> None:

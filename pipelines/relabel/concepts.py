@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.errors import UserError
-from dataengine.ledger.records import Concept
-from pipelines.relabel.labelers import MAX_TEXT, is_text
+from dataengine.ledger.records import Concept, Entry
+from pipelines.relabel import overlaps
+from pipelines.relabel.labelers import MAX_TEXT, Question, is_text
 
 Categories = str | list[str] | dict[str, int]
 
@@ -69,6 +70,16 @@ def read_json(path: str) -> Any:
         raise UserError(f"{path}: no JSON: {error}") from None
 
 
-def wanted(concepts: Sequence[Concept], absent: Sequence[int]) -> list[Concept]:
-    """Those that a picture may have. absent: category ids that it is known to lack."""
-    return [concept for concept in concepts if concept.category_id not in absent]
+def wanted(concepts: Sequence[Concept], question: Question) -> list[Concept]:
+    """Those that a picture is not known to lack. Which category a name without an id is of, its known masks say."""
+    absent = set(question.picture.absent)
+    lacking = [Concept(text="", category_id=number) for number in sorted(absent)]
+    lacking += [entry.concept for entry in question.known if entry.concept.category_id in absent]
+    lacks = overlaps.same_concepts(concepts, lacking)
+    return [concept for concept, row in zip(concepts, lacks, strict=True) if not row.any()]
+
+
+def of_concept(known: Sequence[Entry], concept: Concept) -> list[int]:
+    """Which masks show a concept: of its category, or, where an id is missing, in its words."""
+    found: list[int] = overlaps.same_concepts([concept], [entry.concept for entry in known])[0].nonzero()[0].tolist()
+    return found

@@ -33,6 +33,11 @@ class Look:
     mirrored: bool = False
     factor: float = 1.0
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the picture stays as it is: only another prompt can ask anything new."""
+        return not self.mirrored and self.factor == 1
+
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the changed picture, px."""
         return max(1, round(height * self.factor)), max(1, round(width * self.factor))
@@ -129,19 +134,23 @@ class Requery:
     point_xy: tuple[float, float]
 
 
-Again = Callable[[Look, Sequence[Requery]], Sequence[Sequence[bytes]]]
+Again = Callable[[Look, Sequence[Requery]], Sequence[Sequence[bytes]] | None]
 """Runs the labeler on the changed picture. For each query the compressed masks, on that picture, that it answers:
-the one of the prompt, or all of the concept, of which the best counts; none where it finds nothing."""
+the one of the prompt, or all of the concept, of which the best counts; none where it finds nothing. None instead of all
+answers: it cannot be asked so."""
+Prompted = Callable[[Look, Sequence[Requery]], Sequence[Sequence[bytes]]]
 
 
-def by_concepts(label: Callable[[Look], Sequence[Proposal]]) -> Again:
+def by_concepts(label: Callable[[Look], Sequence[Proposal]], prompted: Prompted | None = None) -> Again:
     """Of a labeler that finds whatever there is: the answers to a query are the masks that it finds of its concept.
 
     Args:
-        label: its proposals for the changed picture.
+        label: its proposals for the changed picture. prompted: its answers to boxes (look `jitter`) or points.
     """
 
-    def again(look: Look, queries: Sequence[Requery]) -> list[list[bytes]]:
+    def again(look: Look, queries: Sequence[Requery]) -> Sequence[Sequence[bytes]] | None:
+        if look.is_prompt:
+            return None if prompted is None else prompted(look, queries)
         found = label(look)
         asked = [Concept(text=one.text, category_id=one.proposal.concept.category_id) for one in queries]
         same = overlaps.same_concepts(asked, [one.concept for one in found])
@@ -152,8 +161,8 @@ def by_concepts(label: Callable[[Look], Sequence[Proposal]]) -> Again:
 
 def augmentation(
     proposals: Sequence[Proposal], picture: Picture, names: Sequence[str], again: Again, seed: int = 0
-) -> list[float]:
-    """Smallest IoU, over looks, of each mask with the best answer.
+) -> Sequence[float | None]:
+    """Smallest IoU, over looks, of each mask with the best answer; None where it cannot be asked about any look.
 
     They are compared on the smaller of the two canvases, so that what rounding takes away is not counted.
 
@@ -161,20 +170,25 @@ def augmentation(
         ReasonError: `bad_answer`: there is not one answer for each query.
         MaskError: a mask is malformed, or is not of that canvas.
     """
-    found = np.ones(len(proposals))
-    for name in names:
-        found = np.minimum(found, _asked(proposals, picture, look(name), again, seed))
-    return found.tolist()
+    asked = [_asked(proposals, picture, look(name), again, seed) for name in names]
+    found = [values for values in asked if values is not None]
+    return np.min(found, axis=0).tolist() if found else [None] * len(proposals)
 
 
-def reprompt(proposals: Sequence[Proposal], picture: Picture, again: Again) -> list[float]:
-    """IoU of each mask with the best answer to its deepest pixel, as a point. Raises: see `augmentation`."""
-    return _asked(proposals, picture, Look(name="point"), again, 0).tolist()
+def reprompt(proposals: Sequence[Proposal], picture: Picture, again: Again) -> Sequence[float | None]:
+    """IoU of each mask with the best answer to its deepest pixel, as a point; None where it cannot be asked so.
+
+    Raises: see `augmentation`.
+    """
+    found = _asked(proposals, picture, Look(name="point"), again, 0)
+    return [None] * len(proposals) if found is None else found.tolist()
 
 
-def _asked(proposals: Sequence[Proposal], picture: Picture, look: Look, again: Again, seed: int) -> np.ndarray:
+def _asked(proposals: Sequence[Proposal], picture: Picture, look: Look, again: Again, seed: int) -> np.ndarray | None:
     height, width = picture.height, picture.width
     answers = again(look, requeries(proposals, picture, look, seed))
+    if answers is None:
+        return None
     if len(answers) != len(proposals):
         message = f"{len(answers)} answers came to {len(proposals)} queries of the look {look.name}"
         raise ReasonError("bad_answer", message)

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable as Function
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -122,6 +123,22 @@ def _proposal(one: Any, picture: Picture, where: str) -> Proposal:
 # --- a function ------------------------------------------------------------------------------------------------------
 
 
+@cache
+def function_of(call: str, what: str) -> Function[..., Any]:
+    """The function of `module:function`. what: it is for, for messages. Raises UserError where there is none."""
+    module, _, name = call.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{what}: {call}: {error}") from None
+    if not callable(found):
+        raise UserError(f"{what}: {call} cannot be called")
+    function: Function[..., Any] = found
+    return function
+
+
 class CallableSettings(BaseModel):
     """call: `module:function`; it is given pixels, (H, W, 3) uint8, and the categories' names, and returns masks.
 
@@ -151,22 +168,13 @@ class Callable:
         self._call: Function[..., Any] | None = None
 
     def load(self) -> None:
-        module, _, name = self._settings.call.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"callable: {self._settings.call}: {error}") from None
-        if not callable(found):
-            raise UserError(f"callable: {self._settings.call} cannot be called")
-        self._call = found
+        self._call = function_of(self._settings.call, self.name)
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         assert self._call is not None
         found = []
         for one in questions:
-            names = [concept.text for concept in wanted(self._concepts, one.picture.absent)]
+            names = [concept.text for concept in wanted(self._concepts, one)]
             found.append(proposals_of(self._call(one.pixels, names, **self._settings.arguments), one.picture))
         return found
 
@@ -178,7 +186,8 @@ class HttpSettings(BaseModel):
     """url: that is sent a POST request of JSON: `version`, `categories` and `pictures`, of key, height, width and the
     picture as a base64 PNG; it answers as `Answer` says. Addresses off this machine and its networks need `https`.
 
-    revision: what tells versions of the server apart. timeout_s: for an answer. max_mb: of one.
+    Pictures that lack different categories are sent apart. revision: what tells versions of the server apart.
+    timeout_s: for an answer. max_mb: of one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -207,9 +216,21 @@ class Http:
         """There is nothing to load; whether the server answers is seen when it is asked."""
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
+        together: dict[tuple[Concept, ...], list[int]] = {}
+        for place, question in enumerate(questions):
+            together.setdefault(tuple(wanted(self._concepts, question)), []).append(place)
+        found: list[list[Proposal]] = [[] for _ in questions]
+        for concepts, places in together.items():
+            if concepts or not self._concepts:
+                answers = self._ask([questions[place] for place in places], concepts)
+                for place, answer in zip(places, answers, strict=True):
+                    found[place] = answer
+        return found
+
+    def _ask(self, questions: Sequence[Question], concepts: Sequence[Concept]) -> list[list[Proposal]]:
         asked = {
             "version": 1,
-            "categories": [{"name": c.text, "id": c.category_id} for c in self._concepts],
+            "categories": [{"name": c.text, "id": c.category_id} for c in concepts],
             "pictures": [_told(question) for question in questions],
         }
         try:

@@ -33,13 +33,13 @@ class Evidence:
     """What is known of a picture besides the proposals; a filter whose evidence is missing does not apply.
 
     others: proposals of labelers of another family, by their name. again: runs the labeler that is being checked.
-    verifier: the probability of accepting each proposal, or None. exhaustive: the probability that all instances of a
-    concept were found. caption: a text in which phrases must stand. seed: of the look `jitter`.
+    verifier: the probability of accepting each proposal, or None; or what tells it. exhaustive: the probability that
+    all instances of a concept were found. caption: a text in which phrases must stand. seed: of the look `jitter`.
     """
 
     others: Mapping[str, Sequence[Proposal]] = field(default_factory=dict)
     again: consistency.Again | None = None
-    verifier: Values | None = None
+    verifier: Values | Callable[[Proposal], float] | None = None
     exhaustive: Mapping[Concept, float] = field(default_factory=dict)
     caption: str | None = None
     seed: int = 0
@@ -244,7 +244,7 @@ def _exhaustivity(case: _Case, one: chains.Exhaustivity) -> Values:
 
 
 def _augmentation(case: _Case, one: chains.Augmentation) -> Values:
-    def ask(asked: Sequence[Proposal], again: consistency.Again) -> list[float]:
+    def ask(asked: Sequence[Proposal], again: consistency.Again) -> Values:
         return consistency.augmentation(asked, case.picture, one.looks, again, case.evidence.seed)
 
     return _asked_again(case, ask)
@@ -254,9 +254,7 @@ def _reprompt(case: _Case, one: Filter) -> Values:
     return _asked_again(case, lambda asked, again: consistency.reprompt(asked, case.picture, again))
 
 
-def _asked_again(
-    case: _Case, ask: Callable[[Sequence[Proposal], consistency.Again], list[float]]
-) -> list[float | None]:
+def _asked_again(case: _Case, ask: Callable[[Sequence[Proposal], consistency.Again], Values]) -> list[float | None]:
     """The values of the masks that are not rejected yet, if they have pixels; None for the others."""
     values: list[float | None] = [None] * len(case.proposals)
     places = np.flatnonzero(case.alive & (case.masks.areas > 0)).tolist()
@@ -271,6 +269,8 @@ def _verifier(case: _Case, one: Filter) -> Values:
     given = case.evidence.verifier
     if given is None:
         return [None] * len(case.proposals)
+    if callable(given):
+        return [given(one) if alive else None for one, alive in zip(case.proposals, case.alive.tolist(), strict=True)]
     if len(given) != len(case.proposals):
         raise ValueError(f"a verifier's word on {len(given)} masks is no word on {len(case.proposals)}")
     return given

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from dataengine import masks
 from dataengine.engine.faults import fault_point
 from dataengine.errors import UserError
 from dataengine.ledger import records, writing
@@ -17,13 +20,15 @@ from dataengine.ledger.view import View
 from dataengine.records import Account, Category
 from dataengine.store.files import Folder
 from pipelines.relabel import consistency, filters, labelers, merge, pipeline
-from pipelines.relabel.chain import Augmentation, Chain, Reprompt
+from pipelines.relabel.chain import Augmentation, Chain, Reprompt, Verifier
+from pipelines.relabel.endpoint import function_of
 from pipelines.relabel.filters import Evidence
 from pipelines.relabel.forbidden import Forbidden
 from pipelines.relabel.job import Known, known_of
 from pipelines.relabel.labelers import AnswerError, Labeler, Question, Spec
 from pipelines.relabel.merge import Rules
 from pipelines.relabel.pipeline import Result, Settings
+from pipelines.relabel.worker import pixels_of
 
 FOLDER = "relabel"  # of a ledger: where a round is under way
 
@@ -170,14 +175,45 @@ class ChainFilters:
     labeler: str
     seed: int
 
+    def __post_init__(self) -> None:
+        """Raises UserError where a verifier cannot be had."""
+        self.chain.check_answerable(others=True)
+        self._verifier()
+
     def __call__(
         self, proposals: Sequence[Proposal], question: Question, labeler: Labeler | None
     ) -> list[tuple[Proposal, tuple[Check, ...]]]:
         again = None
         if labeler is not None and question.pixels is not None:
-            again = consistency.by_concepts(partial(look_again, labeler, question))
-        evidence = Evidence(others=others_of(question.known, self.labeler), again=again, seed=self.seed)
+            ask = partial(prompted, labeler, question.pixels) if hasattr(labeler, "prompted") else None
+            again = consistency.by_concepts(partial(look_again, labeler, question), ask)
+        others, verify = others_of(question.known, self.labeler), self._verifier()
+        verifier = partial(verified, verify, question, _pixels(question)) if verify and proposals else None
+        evidence = Evidence(others=others, again=again, verifier=verifier, seed=self.seed)
         return filters.apply(proposals, question.picture, self.chain, evidence)
+
+    def _verifier(self) -> Callable[..., Any] | None:
+        one = self.chain.get("verifier")
+        return function_of(one.call, one.name) if isinstance(one, Verifier) and one.call is not None else None
+
+
+def verified(verify: Callable[..., Any], question: Question, pixels: np.ndarray, proposal: Proposal) -> float:
+    """The probability that a verifier gives to accepting a mask.
+
+    Raises:
+        AnswerError: `score_range`: it gives none.
+    """
+    picture = question.picture
+    mask = masks.decode(proposal.rle, picture.height, picture.width)
+    value = float(verify(pixels, mask, proposal.concept.text))
+    if not 0 <= value <= 1:
+        raise AnswerError("score_range", f"a verifier says a probability, not {value}")
+    return value
+
+
+def _pixels(question: Question) -> np.ndarray:
+    """Those of the question; of a labeler that does not look, the picture is read."""
+    return pixels_of(question.picture) if question.pixels is None else question.pixels
 
 
 def others_of(known: Sequence[Entry], labeler: str) -> Mapping[str, list[Proposal]]:
@@ -207,13 +243,24 @@ def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> 
     return labelers.check(answers[0], seen)
 
 
-def _moved(entry: Entry, look: consistency.Look, picture: Picture) -> Entry:
-    from dataengine import masks
+def prompted(
+    labeler: Any, pixels: np.ndarray, look: consistency.Look, queries: Sequence[consistency.Requery]
+) -> list[list[bytes]]:
+    """The masks that a labeler with `prompted` answers to boxes, or to points."""
+    if look.name == "jitter":
+        found = labeler.prompted(pixels, boxes=np.array([query.box_xyxy for query in queries]))
+    else:
+        found = labeler.prompted(pixels, points=np.array([query.point_xy for query in queries]))
+    return [[rle] for rle in found]
 
+
+def _moved(entry: Entry, look: consistency.Look, picture: Picture) -> Entry:
     rle = look.forth(entry.rle, picture.height, picture.width)
     area, box = masks.measure(rle, *look.size(picture.height, picture.width))
     x, y, w, h = map(float, box)
-    return replace(entry, rle=rle, area=area, bbox=(x, y, w, h))
+    phrase = entry.concept.category_id == -1
+    concept = replace(entry.concept, text=look.text(entry.concept.text)) if phrase else entry.concept
+    return replace(entry, concept=concept, rle=rle, area=area, bbox=(x, y, w, h))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

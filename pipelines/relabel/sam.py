@@ -17,7 +17,7 @@ from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Entry, Proposal
 from pipelines.relabel import automatic
 from pipelines.relabel.automatic import PRESETS, Found, Generator
-from pipelines.relabel.labelers import Question, canonical, settings_of
+from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +100,22 @@ class Sam:
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         ask = self._everything if self._settings.prompt == "automatic" else self._known
         return [list(ask(question)) for question in questions]
+
+    def prompted(
+        self, pixels: np.ndarray, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+    ) -> list[bytes]:
+        """The best mask of each prompt. points: (n, 2) px x, y. boxes: (n, 4) px x0, y0, x1, y1."""
+        prompts = points if boxes is None else boxes
+        assert prompts is not None
+        seen, found, batch = self._model.see(pixels), [], self._settings.prompts_per_batch
+        for start in range(0, len(prompts), batch):
+            some = prompts[start : start + batch]
+            given = {"points": some, "boxes": None} if boxes is None else {"points": None, "boxes": some}
+            answer = self._model.ask(seen, several=boxes is None, **given)
+            best = answer.scores.argmax(dim=1)[:, None, None, None]
+            logits = self._model.full_size(answer.logits.take_along_dim(best, 1)[:, 0], seen)
+            found += [masks.encode(one) for one in (logits > 0).cpu().numpy()]
+        return found
 
     def _known(self, question: Question) -> Iterator[Proposal]:
         """A mask for each mask that is known."""
@@ -290,6 +306,8 @@ class Promptable:
 
         Args:
             points: (n, 2) px x, y of the picture. boxes: (n, 4) px x0, y0, x1, y1. several: three masks for each.
+        Raises:
+            AnswerError: `not_finite`.
         """
         import torch
 
@@ -304,6 +322,7 @@ class Promptable:
         with torch.no_grad():
             made = self._model(image_embeddings=seen.features, multimask_output=several, **given)
         presence = getattr(made, "object_score_logits", None)
+        check_finite(logits=made.pred_masks, predicted_iou=made.iou_scores, presence=presence)
         scores = made.iou_scores[0].float()
         return Answer(
             logits=made.pred_masks[0].float(),
@@ -320,6 +339,13 @@ class Promptable:
             full = functional.interpolate(full, (self.side, self.side), mode="bilinear", align_corners=False)
             full = full[..., : seen.scaled[0], : seen.scaled[1]]
         return functional.interpolate(full, seen.size, mode="bilinear", align_corners=False)[0]
+
+
+def check_finite(**made: torch.Tensor | None) -> None:
+    """Raise AnswerError, `not_finite`, where a model's figures are no numbers: to compare them would find nothing."""
+    for name, values in made.items():
+        if values is not None and not values.isfinite().all():
+            raise AnswerError("not_finite", f"the model's {name} are not finite")
 
 
 def load_model(name: str, where: Where) -> tuple[Any, Any, Any]:

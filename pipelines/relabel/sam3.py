@@ -12,11 +12,12 @@ from pydantic import Field
 from dataengine import masks
 from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Proposal
-from pipelines.relabel.concepts import Categories, concepts_of, wanted
+from pipelines.relabel.concepts import Categories, concepts_of, of_concept, wanted
 from pipelines.relabel.labelers import Question, canonical, settings_of
 from pipelines.relabel.sam import (
     HALF,
     Where,
+    check_finite,
     checkpoint,
     corners,
     digest_of,
@@ -96,7 +97,7 @@ class Sam3:
         values = normalized(question.pixels, side, self._side, self._mean, self._std)
         with torch.no_grad():
             seen = self._model.get_vision_features(pixel_values=values.to(self._device, self._dtype))
-        for concept in wanted(self._concepts, question.picture.absent):
+        for concept in wanted(self._concepts, question):
             boxes = self._boxes(question, concept)
             text, is_text = self._texts[concept]
             given = {} if boxes is None else {"input_boxes": boxes.to(self._device, self._dtype)[None]}
@@ -111,17 +112,23 @@ class Sam3:
         if not self._settings.exemplars:
             return None
         height, width = question.picture.height, question.picture.width
-        same = [e for e in question.known if e.origin == "human" and e.concept == concept and not e.crowd]
+        people = [entry for entry in question.known if entry.origin == "human" and not entry.crowd]
+        same = of_concept(people, concept)
         if not same:
             return None
-        x0, y0, x1, y1 = np.array([corners(entry) for entry in same]).T
+        x0, y0, x1, y1 = np.array([corners(people[place]) for place in same]).T
         found = np.stack([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], axis=1)
         return torch.tensor(found)
 
     def _kept(self, made: Any, question: Question, concept: Concept, exemplars: int) -> Iterator[Proposal]:
-        """The instances of one concept with the score that is asked for."""
+        """The instances of one concept with the score that is asked for.
+
+        Raises:
+            AnswerError: `not_finite`.
+        """
         from torch.nn import functional
 
+        check_finite(logits=made.pred_masks, scores=made.pred_logits, presence=made.presence_logits)
         size = (question.picture.height, question.picture.width)
         presence = float(made.presence_logits[0].float().sigmoid())
         scores = made.pred_logits[0].float().sigmoid() * presence

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataengine import conversation, masks
@@ -14,7 +16,7 @@ from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.ledger.records import Concept, Entry, Picture, Proposal
 from dataengine.sample import Condition, Image, Object, Prompt, PromptKind, Provenance, Reference, Sample, Task
-from pipelines.relabel.concepts import Categories, concepts_of, phrases_of, read_json, wanted
+from pipelines.relabel.concepts import Categories, concepts_of, of_concept, phrases_of, read_json, wanted
 from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 from pipelines.relabel.sam import digest_of
 
@@ -61,7 +63,7 @@ class Xsam:
     """See `XsamSettings`."""
 
     name = "xsam"
-    needs_pixels = True  # so that a picture is checked before; the model decodes it in its own way
+    needs_pixels = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = one = settings_of(XsamSettings, settings, self.name)
@@ -95,6 +97,7 @@ class Xsam:
         if self._settings.exemplars is not None:
             assert self._settings.pictures is not None
             self._exemplars = Exemplars(self._settings.exemplars, self._settings.pictures, self._settings.seed)
+            self._exemplars.check(self._concepts)
 
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         if self._settings.task == "gcg":
@@ -118,27 +121,28 @@ class Xsam:
 
     def _samples(self, question: Question) -> Iterator[Sample]:
         """The questions about a picture."""
-        one, picture = self._settings, question.picture
+        assert question.pixels is not None
+        one, picture, image = self._settings, question.picture, image_of(question.pixels)
         if one.task == "refer":
             phrases = self._phrases.get(Path(picture.path).name, []) if self._phrases is not None else known(question)
             conditions = tuple(Condition(kind="phrase", text=phrase) for phrase in phrases)
             for number, condition in enumerate(conditions):
-                yield sample_of(picture, "refseg", number, (condition,), one.seed)
+                yield sample_of(picture, image, "refseg", number, (condition,), one.seed)
             return
-        concepts = wanted(self._concepts, picture.absent)
+        concepts = wanted(self._concepts, question)
         for number, start in enumerate(range(0, len(concepts), one.per_question)):
             some = concepts[start : start + one.per_question]
             if one.task == "generic":
                 named = tuple(Condition(kind="phrase", text=c.text, category_id=c.category_id) for c in some)
-                yield sample_of(picture, "genseg", number, named, one.seed)
+                yield sample_of(picture, image, "genseg", number, named, one.seed)
             elif self._exemplars is not None:
                 shown, references = self._exemplars.show(some, picture.key, one.kind)
                 if shown:
-                    yield sample_of(picture, "vgdseg", number, shown, one.seed, references=references)
+                    yield sample_of(picture, image, "vgdseg", number, shown, one.seed, references=references)
             else:
                 shown, objects = own_exemplars(question, some, one.kind, one.seed)
                 if shown:
-                    yield sample_of(picture, "vgdseg", number, shown, one.seed, objects=objects)
+                    yield sample_of(picture, image, "vgdseg", number, shown, one.seed, objects=objects)
 
     def _proposals(self, prediction: Prediction, conditions: Sequence[Condition]) -> Iterator[Proposal]:
         for mask in prediction.masks:
@@ -166,8 +170,18 @@ class Xsam:
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
+def image_of(pixels: np.ndarray) -> Image:
+    """Pixels, (H, W, 3) uint8, as the picture of a sample."""
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "PNG", compress_level=0)
+    return Image(bytes=file.getvalue(), path=None)
+
+
 def sample_of(
     picture: Picture,
+    image: Image,
     task: Task,
     number: int,
     conditions: tuple[Condition, ...],
@@ -182,7 +196,7 @@ def sample_of(
         variant="instance" if task == "genseg" else None,
         source="relabel",
         split="",
-        image=Image(bytes=None, path=picture.path),
+        image=image,
         image_key=picture.key,
         height=picture.height,
         width=picture.width,
@@ -204,11 +218,12 @@ def own_exemplars(
 ) -> tuple[tuple[Condition, ...], tuple[Object, ...]]:
     """Regions that the picture's own human masks show, one of each category that it has; and those masks."""
     picture = question.picture
-    people = [e for e in question.known if e.origin == "human" and not e.crowd and e.concept in concepts]
+    people = [entry for entry in question.known if entry.origin == "human" and not entry.crowd]
+    people = [people[place] for place in sorted({p for concept in concepts for p in of_concept(people, concept)})]
     objects = _prompted([_object(entry) for entry in people], picture.key, picture.height, picture.width, kind, seed)
     conditions = []
     for concept in concepts:
-        same = tuple(place for place, entry in enumerate(people) if entry.concept == concept and objects[place].prompts)
+        same = tuple(place for place in of_concept(people, concept) if objects[place].prompts)
         if same:
             rng = keyed(seed, picture.key, concept.text, "exemplar", VERSION)
             exemplar = same[int(rng.integers(len(same)))]
@@ -251,6 +266,7 @@ class Exemplars:
         """Raises UserError where the file is no COCO instances file."""
         document = read_json(path)
         try:
+            self._ids = {str(c["name"]): int(c["id"]) for c in document.get("categories", ())}
             self._images = {
                 i["id"]: (str(i["file_name"]), int(i["height"]), int(i["width"])) for i in document["images"]
             }
@@ -261,7 +277,17 @@ class Exemplars:
                     by_category.setdefault(int(one["category_id"]), []).append(kept)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"exemplars: {path}: no COCO instances file: {type(error).__name__}: {error}") from None
-        self._by_category, self._folder, self._seed = by_category, Path(pictures), seed
+        self._path, self._by_category, self._folder, self._seed = path, by_category, Path(pictures), seed
+
+    def check(self, concepts: Sequence[Concept]) -> None:
+        """Raises UserError where none of the categories has an object."""
+        if not any(self._of(concept) for concept in concepts):
+            raise UserError(f"exemplars: {self._path}: none of the categories has an object there")
+
+    def _of(self, concept: Concept) -> list[tuple[Any, str, Any]]:
+        """The objects of a category; of a name without an id, as the file calls it."""
+        number = concept.category_id if concept.category_id >= 0 else self._ids.get(concept.text, -1)
+        return self._by_category.get(number, [])
 
     def show(
         self, concepts: Sequence[Concept], key: str, kind: PromptKind
@@ -274,7 +300,7 @@ class Exemplars:
         conditions: list[Condition] = []
         references: list[Reference] = []
         for concept in concepts:
-            some = self._by_category.get(concept.category_id, [])
+            some = self._of(concept)
             if not some:
                 continue
             rng = keyed(self._seed, key, concept.text, "exemplar", VERSION)

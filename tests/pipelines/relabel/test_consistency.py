@@ -148,6 +148,17 @@ def test_a_finder_answers_with_what_is_of_the_concept():
     assert consistency.augmentation(given, picture(), ["hflip"], again) == [1.0, 1.0, 0.0]
 
 
+def test_only_who_takes_prompts_is_asked_by_them():
+    given = [proposal((20, 20, 60, 60))]
+    same = lambda change: [proposal((20, 20, 60, 60))]  # noqa: E731
+    none = consistency.by_concepts(same)
+    assert consistency.reprompt(given, picture(), none) == [None]
+    assert consistency.augmentation(given, picture(), ["jitter"], none) == [None]
+    some = consistency.by_concepts(same, lambda look, queries: [[rle((20, 20, 60, 40))]])
+    assert consistency.reprompt(given, picture(), some) == [0.5]
+    assert consistency.augmentation(given, picture(), ["jitter"], some) == [0.5]
+
+
 def test_wrong_answers_are_refused():
     given = [proposal((20, 20, 60, 60))]
     with pytest.raises(ReasonError, match="2 answers came to 1 queries of the look hflip"):

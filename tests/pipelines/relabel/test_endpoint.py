@@ -174,6 +174,21 @@ def test_a_server_is_a_labeler(serve):
     assert [(p["key"], p["height"], p["width"]) for p in body["pictures"]] == [("p", HEIGHT, WIDTH)] * 2
 
 
+def test_a_server_is_not_asked_for_what_a_picture_lacks(serve):
+    def reply(body):
+        told = [{**GOOD, "text": one["name"], "category_id": one["id"]} for one in body["categories"]]
+        return 200, {"version": 1, "pictures": [{"masks": told} for _ in body["pictures"]]}
+
+    server = serve(reply)
+    asked = [models.question(absent=absent) for absent in ((), (1,), (1, 2), ())]
+    found = http(server.url, categories={"dog": 1, "cat": 2}).label(asked)
+    assert [[p.concept.text for p in some] for some in found] == [["dog", "cat"], ["cat"], [], ["dog", "cat"]]
+    assert [len(body["pictures"]) for _, body in server.asked] == [2, 1]
+    dog = models.entry(1, 5, 6, 20, 10, origin="model")
+    (named,) = http(server.url, categories=["dog", "cat"]).label([models.question([dog], absent=(1,))])
+    assert [p.concept.text for p in named] == ["cat"], "a known mask says which category is called so"
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "reason"),
     [

@@ -13,7 +13,7 @@ from dataengine.errors import UserError
 from dataengine.ledger.records import Concept
 from pipelines.relabel import labelers
 from pipelines.relabel.automatic import Generator
-from pipelines.relabel.labelers import Spec
+from pipelines.relabel.labelers import AnswerError, Spec
 from tests.pipelines.relabel import models
 
 torch = pytest.importorskip("torch")
@@ -21,6 +21,7 @@ pytest.importorskip("transformers")
 
 from pipelines.relabel import sam  # noqa: E402
 
+CAT = Concept(text="cat", category_id=2)
 KINDS = ("sam", "sam2", "sam3_tracker")
 ALL = {"predicted_iou": 0.0, "stability": 0.0}
 
@@ -161,6 +162,54 @@ def test_other_checkpoints_are_named(checkpoints):
         labelers.make(Spec(name="sam3", settings={"model": checkpoints["sam"], "categories": ["dog"]}))
 
 
+def test_another_prompt_asks_anew(checkpoints):
+    """By the model's own answers to the same boxes and points, which differ from those to others."""
+    made = loaded("sam", checkpoints, prompt="box")
+    entry = models.entry(1, 10, 20, 21, 11)
+    (by_box,) = made.label([models.question([entry])])
+    assert made.prompted(models.pixels(), boxes=np.array([sam.corners(entry)])) == [by_box[0].rle]
+    by_point = loaded("sam", checkpoints, prompt="point")
+    (expected,) = by_point.label([models.question([entry])])
+    assert made.prompted(models.pixels(), points=np.array([sam.deepest(entry, 48, 64)])) == [expected[0].rle]
+
+
+def spoiled(model, name, value=float("nan")):
+    """A model whose output of a name has one value that is no number."""
+
+    class Spoiled(torch.nn.Module):
+        def __getattr__(self, attribute):
+            return getattr(model, attribute)
+
+        def __call__(self, *arguments, **options):
+            made = model(*arguments, **options)
+            made[name][(0,) * made[name].ndim] = value
+            return made
+
+    return Spoiled()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["pred_masks", "iou_scores", "object_score_logits"])
+@pytest.mark.parametrize("prompt", ["automatic", "box"])
+def test_what_is_no_number_is_not_taken_for_nothing(checkpoints, kind, name, prompt):
+    if kind == "sam" and name == "object_score_logits":
+        pytest.skip("SAM says nothing of presence")
+    made = loaded(kind, checkpoints, prompt=prompt, generator={**ALL, "points_per_side": 2})
+    made._model._model = spoiled(made._model._model, name)
+    with pytest.raises(AnswerError) as caught:
+        made.label([models.question([models.entry(1, 5, 6, 20, 10)])])
+    assert caught.value.reason == "not_finite"
+
+
+@pytest.mark.parametrize("name", ["pred_masks", "pred_logits", "presence_logits"])
+def test_what_is_no_number_of_sam3_is_not_taken_for_nothing(checkpoints, name):
+    made = loaded("sam3", checkpoints, "sam3", categories=["dog"], min_score=0.0)
+    made._model = spoiled(made._model, name, float("inf") if name == "pred_logits" else float("nan"))
+    with pytest.raises(AnswerError) as caught:
+        made.label([models.question()])
+    assert caught.value.reason == "not_finite"
+
+
 # --- the generator on a model that is known --------------------------------------------------------------------------
 
 
@@ -281,10 +330,13 @@ def test_sam3_is_what_transformers_makes_of_it(checkpoints):
 def test_sam3_is_shown_exemplars(checkpoints):
     settings = {"model": checkpoints["sam3"], "categories": ["dog"], "min_score": 0.0, "exemplars": True}
     made = labelers.make(Spec(name="sam3", settings=settings))
-    known = [models.entry(1, 8, 12, 16, 24, concept=Concept(text="dog")), models.entry(2, 0, 0, 5, 5)]
+    known = [models.entry(1, 8, 12, 16, 24, concept=Concept(text="dog")), models.entry(2, 0, 0, 5, 5, concept=CAT)]
     boxes = made._boxes(models.question(known), Concept(text="dog"))
     np.testing.assert_allclose(boxes, [[16 / 64, 24 / 48, 16 / 64, 24 / 48]])
     assert made._boxes(models.question(), Concept(text="dog")) is None
+    category = models.question([models.entry(1, 8, 12, 16, 24)])
+    assert len(made._boxes(category, Concept(text="dog"))) == 1, "a name without an id is that of the category"
+    assert made._boxes(category, Concept(text="cat")) is None
     if find_spec("torchvision") is None:
         with pytest.raises(UserError, match="torchvision"):
             made.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -13,8 +14,11 @@ from PIL import Image
 from dataengine import invariants, masks
 from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Picture
-from pipelines.relabel import labelers
+from pipelines.relabel import consistency, filters, labelers
+from pipelines.relabel.chain import Chain
+from pipelines.relabel.filters import Evidence
 from pipelines.relabel.labelers import AnswerError, Question, Spec
+from pipelines.relabel.rounds import look_again
 from tests.pipelines.relabel import models
 from tests.pipelines.relabel.models import HEIGHT, WIDTH
 
@@ -136,6 +140,19 @@ def test_exemplars_of_another_picture(loaded, question, exemplars, kind):
     assert {p.concept for p in found} <= {DOG}
 
 
+def test_names_without_ids_have_exemplars(loaded, question, exemplars):
+    own = loaded(task="vgd", categories=["dog", "cat"])
+    (sample,) = own._samples(question(KNOWN))
+    assert [(c.text, c.category_id, c.objects) for c in sample.conditions] == [("dog", -1, (0, 1))]
+    invariants.check(sample)
+    made = loaded(task="vgd", **{**exemplars, "categories": ["cat", "dog"]})
+    (sample,) = made._samples(question())
+    assert [(c.text, c.category_id) for c in sample.conditions] == [("dog", -1)]
+    assert [r.annotation_id for r in sample.references] == ["9"]
+    with pytest.raises(UserError, match="none of the categories has an object"):
+        loaded(task="vgd", **{**exemplars, "categories": ["bird", "cat"]})
+
+
 def test_an_exemplar_outside_its_folder_is_refused(loaded, question, exemplars, tmp_path):
     document = json.loads((tmp_path / "exemplars" / "exemplars.json").read_text())
     document["images"][0]["file_name"] = "../a.png"
@@ -203,6 +220,48 @@ def test_what_it_is_depends_on_its_files(checkpoint, exemplars, tmp_path):
 def test_settings_that_cannot_be(checkpoint, settings, said):
     with pytest.raises(UserError, match=said):
         labelers.make(Spec(name="xsam", settings={"model": checkpoint, **settings}))
+
+
+class Bright:
+    """A predictor that finds what is bright in the picture it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def predictions(self, samples, **options):
+        from model.pictures import open_picture
+        from model.predictions import Mask, Prediction
+
+        for sample in samples:
+            invariants.check(sample)
+            pixels = np.asarray(open_picture(sample.image.bytes))
+            self.seen.append(pixels)
+            code = masks.encode(pixels[..., 0] > 127)
+            found = Mask(condition=0, category_id=-1, text="", rle=code, score=0.9)
+            told = {"height": sample.height, "width": sample.width, "variant": sample.variant}
+            yield sample, Prediction(task=sample.task, prompt=options["kind"], masks=(found,), text="", **told)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"categories": {"dog": 1}}, {"task": "vgd", "categories": {"dog": 1}}, {"task": "refer"}]
+)
+def test_what_is_seen_in_a_changed_picture_is_the_changed_picture(loaded, question, settings):
+    made = loaded(**settings)
+    made._predictor = Bright()
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[8:28, 8:28] = 255
+    known = [models.entry(1, 8, 8, 20, 20, concept=DOG)]
+    known += [models.entry(2, 8, 8, 20, 20, concept=Concept(text="dog on the left"))]
+    one = replace(question(known), pixels=pixels)
+    (found,) = made.label([one])
+    again = consistency.by_concepts(partial(look_again, made, one))
+    chain = Chain.parse("augmentation:looks=hflip/scale-0.75/scale-1.25")
+    [(_, (check,))] = filters.apply(found, one.picture, chain, Evidence(again=again))
+    assert check.value == 1
+    seen = made._predictor.seen
+    np.testing.assert_array_equal(seen[0], pixels)
+    np.testing.assert_array_equal(seen[1], pixels[:, ::-1])
+    assert [one.shape[:2] for one in seen] == [(48, 64), (48, 64), (36, 48), (60, 80)]
 
 
 def test_pixels_are_not_changed(loaded, question):
