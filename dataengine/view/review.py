@@ -30,6 +30,7 @@ from dataengine.view.server import (
     nothing_there,
     page_routes,
     refusing,
+    run_app,
 )
 from dataengine.view.words import Changed, Said, Words
 
@@ -313,8 +314,6 @@ def serve(ledger: str, folder: Path, port: int = 8766, *, say: Callable[[str], N
     Raises:
         UserError: there is no ledger, nothing to review, or the port is not free.
     """
-    import uvicorn
-
     malloc.share_between_threads()
     reviews = Reviews(Ledger.open(ledger), folder)
     if not reviews.queue:
@@ -322,14 +321,6 @@ def serve(ledger: str, folder: Path, port: int = 8766, *, say: Callable[[str], N
     host = Place().host
     with contextlib.closing(reviews), listening(host, port) as listener:
         place = Place(host=host, port=listener.getsockname()[1])
-        config = uvicorn.Config(
-            make_app(reviews, place),
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=200,
-            timeout_graceful_shutdown=2,
-        )
+        app = make_app(reviews, place)
         say(place.url())
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order on Ctrl-C and then raises it again
-            uvicorn.Server(config).run(sockets=[listener])
+        run_app(app, listener)

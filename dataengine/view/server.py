@@ -398,24 +398,29 @@ def serve(
     Raises:
         UserError: a dataset is not finished, or the port is not free.
     """
-    import uvicorn
-
     malloc.share_between_threads()
     datasets = [open_dataset(uri) for uri in uris]
     with listening(host, port) as listener:
         place = Place(host=host, port=listener.getsockname()[1], names=tuple(names))
-        config = uvicorn.Config(
-            make_app(datasets, place),
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=200,
-            timeout_graceful_shutdown=2,
-        )
+        app = make_app(datasets, place)
         say(place.url())
-        # uvicorn ends in order on Ctrl-C and then raises it again
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        run_app(app, listener)
+
+
+def run_app(app: Starlette, listener: socket.socket) -> None:
+    """Answer requests until the process is interrupted."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=200,
+        timeout_graceful_shutdown=2,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order on Ctrl-C and then raises it again
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:

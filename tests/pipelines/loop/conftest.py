@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.pipelines.training.conftest import SMALL
+
 LOOP = """
 name: small-loop
 rounds: 2
@@ -19,16 +21,6 @@ training:
   labels: [labels]
   recipe:
     name: small
-    model:
-      preset: tiny
-      set:
-        image_px: 64
-        seg_px: 64
-        language: {settings: {num_hidden_layers: 1, hidden_size: 64, intermediate_size: 96, head_dim: 16}}
-        image_encoder: {settings: {image_size: 64, num_hidden_layers: 2}}
-        seg_encoder: {settings: {image_size: 64, num_hidden_layers: 3, global_attn_indexes: [0, 1, 2]}}
-        connector: {hidden_dim: 32, layers: [1, 2, 3]}
-        decoder: {hidden_dim: 32, num_queries: 6, layers: 1, points: 32}
     datasets:
       labels:
         build:
@@ -76,6 +68,7 @@ def recipe(tmp_path):
 
     def make(changes=None) -> Path:
         values = yaml.safe_load(LOOP)
+        values["training"]["recipe"]["model"] = yaml.safe_load(SMALL)["model"]
         for place, value in (changes or {}).items():
             *path, last = place.split(".")
             inner = values
