@@ -1,6 +1,7 @@
-"""What all commands share: options, and how errors end them. Nothing heavy is imported here."""
+"""What all commands share: options, and how errors end them. Nothing heavy is imported here.
 
-from __future__ import annotations
+Annotations of the modules with commands are not postponed: typer would evaluate them as text at every start.
+"""
 
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`dataengine ledger …`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,7 +69,7 @@ def init(
         _say("\n".join([summary(out, made.view()), *_accounted(made)]))
 
 
-def _accounted(made: Ledger) -> list[str]:
+def _accounted(made: "Ledger") -> list[str]:
     """What became of the records of the sources."""
     lines = []
     records = made.head.facts["records"]
@@ -98,7 +96,7 @@ def show(directory: Directory, step: AtStep = None, as_json: AsJson = False) -> 
             _say(_table([["step", "parent", "kind", "round", "entries", "decisions", ""], *_rows(opened, step)]))
 
 
-def steps_of(opened: Ledger, step: int | None = None) -> list[dict[str, Any]]:
+def steps_of(opened: "Ledger", step: int | None = None) -> list[dict[str, Any]]:
     """The steps of a ledger; `is_undone`: the one that is looked at does not stand on it."""
     chain = {one.number for one in opened.chain(step)}
     return [
@@ -116,7 +114,7 @@ def steps_of(opened: Ledger, step: int | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(opened: Ledger, step: int | None) -> list[list[str]]:
+def _rows(opened: "Ledger", step: int | None) -> list[list[str]]:
     rows = []
     for one in steps_of(opened, step):
         entries, decisions = one["counts"]["entries"], one["counts"]["decisions"]
@@ -138,7 +136,7 @@ def _joined(counts: Any) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "-"
 
 
-def counted(view: View) -> dict[str, Any]:
+def counted(view: "View") -> dict[str, Any]:
     """The pictures of a view, its masks by state and origin, and by concept; rejected ones by reason."""
     pictures: Counter[str] = Counter()
     masks: Counter[str] = Counter()
@@ -161,12 +159,12 @@ def counted(view: View) -> dict[str, Any]:
     }
 
 
-def named(entry: Entry) -> str:
+def named(entry: "Entry") -> str:
     """What an entry shows, in words."""
     return entry.concept.text if entry.concept.category_id != -1 else f"“{entry.concept.text}”"
 
 
-def summary(directory: str, view: View) -> str:
+def summary(directory: str, view: "View") -> str:
     """What a ledger holds at a step, in a few lines."""
     found = counted(view)
     pictures, masks = found["pictures"], found["masks"]
@@ -206,7 +204,7 @@ def diff(
         _say(difference(tally))
 
 
-def tallied(changes: Iterable[Change]) -> dict[str, dict[str, int]]:
+def tallied(changes: Iterable["Change"]) -> dict[str, dict[str, int]]:
     """Changes by concept and kind."""
     found: dict[str, Counter[str]] = {}
     for change in changes:
@@ -227,7 +225,7 @@ def difference(tally: Counter[tuple[str, str]]) -> str:
     return _table([["concept", *kinds], *rows, ["all", *total]])
 
 
-def _line(change: Change) -> str:
+def _line(change: "Change") -> str:
     entry = change.entry
     words = [
         change.kind,
@@ -270,7 +268,7 @@ def blame(
         _say("\n\n".join(map(story, stories)) or f"{name}: nothing was ever proposed")
 
 
-def story(told: Story) -> str:
+def story(told: "Story") -> str:
     """The history of a mask, a line a word."""
     first = next(word.entry for word in told.words if word.entry is not None)
     now = {"superseded" if s.is_superseded else s.entry.state: s.entry.entry_id for s in told.standing}
@@ -279,11 +277,11 @@ def story(told: Story) -> str:
     return "\n".join([*lines, *(f"  {_said(word)}" for word in told.words)])
 
 
-def _box(entry: Entry) -> str:
+def _box(entry: "Entry") -> str:
     return ", ".join(f"{value:g}" for value in entry.bbox)
 
 
-def _said(word: Word) -> str:
+def _said(word: "Word") -> str:
     place = f"step {word.step.number}{' (undone)' if word.is_undone else ''}, round {word.step.round}: "
     if word.decision is not None:
         said = word.decision

@@ -1,7 +1,5 @@
 """Commands that show a dataset to people. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +37,7 @@ def report(
         typer.echo(f"{place}: {written.samples} samples, {len(written.html) / 1e6:.1f} MB")
 
 
-def report_after(directory: str, progress: Console) -> None:
+def report_after(directory: str, progress: "Console") -> None:
     """Write the report of a dataset that was just built. Where that fails, the build does not: a line says so."""
     import shlex
 

@@ -1,7 +1,5 @@
 """`dataengine predict` and `dataengine import-xsam`. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -149,7 +147,7 @@ def require_model() -> None:
 
 def read_prompts(
     points: Sequence[str], boxes: Sequence[str], scribbles: Sequence[str], masks: Sequence[Path]
-) -> list[Prompt | np.ndarray]:
+) -> list["Prompt | np.ndarray"]:
     """Visual prompts of their texts.
 
     Raises:
@@ -182,7 +180,7 @@ def _pairs(option: str, text: str, exactly: int | None = None) -> list[tuple[flo
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _mask(file: Path) -> np.ndarray:
+def _mask(file: Path) -> "np.ndarray":
     import numpy as np
 
     from model.pictures import open_picture
@@ -205,7 +203,7 @@ def _device(name: str) -> str:
 # --- what is found ---------------------------------------------------------------------------------------------------
 
 
-def summary(prediction: Prediction) -> str:
+def summary(prediction: "Prediction") -> str:
     """What was said, on one line, and a line for each mask; nothing of it steers a terminal."""
     from dataengine import masks
 
@@ -217,7 +215,7 @@ def summary(prediction: Prediction) -> str:
     return "\n".join(lines if prediction.masks else [*lines, "  nothing was segmented"])
 
 
-def write(prediction: Prediction, image: Path, out: Path) -> None:
+def write(prediction: "Prediction", image: Path, out: Path) -> None:
     """answer.txt, prediction.json with masks as RLE, masks/N.png (0 and 255), and overlay.png."""
     import json
 

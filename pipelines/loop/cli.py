@@ -1,7 +1,5 @@
 """`dataengine loop`. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`dataengine relabel`. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,7 +111,7 @@ def _tick(done: int, pictures: int) -> None:
     typer.echo(f"\r{done:,} of {pictures:,} pictures", err=True, nl=done == pictures)
 
 
-def summary(found: Round) -> str:
+def summary(found: "Round") -> str:
     """What came of a round, in a few lines."""
     result = found.result
     states = ", ".join(f"{number:,} {state}" for state, number in sorted(result.states.items())) or "none"

@@ -1,7 +1,5 @@
 """`dataengine review …`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -134,7 +132,7 @@ def collect(ledger: LedgerFolder, words: WordsFolder) -> None:
             typer.secho(f"{ignored:,} {what}", fg="yellow", err=True)
 
 
-def _tell(refused: Sequence[Refused], what: str) -> None:
+def _tell(refused: Sequence["Refused"], what: str) -> None:
     """Say what nothing came of, on the error output."""
     if not refused:
         return

@@ -1,7 +1,5 @@
 """`dataengine train`. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path

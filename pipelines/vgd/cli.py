@@ -1,7 +1,5 @@
 """`dataengine vgd …`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
