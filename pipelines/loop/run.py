@@ -79,6 +79,7 @@ def run(recipe: LoopRecipe, out: Path, where: Where, say: Say, *, resume: bool =
     out = out.absolute()
     trained = training_of(recipe)
     chain = Chain.parse(recipe.filters, "filters")
+    chain.check_answerable(others=False)  # all rounds have the same labeler
     rules = Rules.parse(recipe.merge, "merge")
     check(recipe, trained)
     out.mkdir(parents=True, exist_ok=True)

@@ -197,6 +197,14 @@ def entries_of(result: Result) -> Iterator[Entry]:
             yield from tables.values_of(Entry, pq.read_table(file, use_threads=False).to_pylist())
 
 
+def quarantined_in(result: Result) -> Iterator[str]:
+    """Keys of the pictures of a round that could not be labelled."""
+    folder = Folder(result.out)
+    for stored in result.quarantine:
+        with folder.open(stored["name"]) as file:
+            yield from (row["record"] for row in quarantine.read(file))
+
+
 def _check(settings: Settings) -> None:
     if settings.engine not in (None, "local", "ray"):
         raise UserError("--engine is ray or local")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -68,27 +68,30 @@ def relabel(
     made = labelers.record_of(asked)
     told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
 
-    def of_round(number: int) -> tuple[pipeline.Rules, Settings]:
+    def after(view: View) -> tuple[pipeline.Rules, Settings]:
+        looked = looked_by(view)
+        names = sorted(looked.keys() - {made.name})
         return pipeline.Rules(
-            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed),
-            merge=LedgerMerge(rules=rules, round=number, labeler=made, categories=ledger.categories),
-            facts=told,
+            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed, looked=looked),
+            merge=LedgerMerge(rules=rules, round=view.round + 1, labeler=made, categories=ledger.categories),
+            facts={**told, "looked": names} if names else told,
             asks_again=any(isinstance(one, Augmentation | Reprompt) for one in chain.filters),
-        ), replace(settings, round=number)
+        ), replace(settings, round=view.round + 1)
 
     if settings.resume and (before := _before(ledger, work)) is not None:
-        plan = pipeline.plan_of(_Standing(before, forbidden), asked, *of_round(before.round + 1))
+        plan = pipeline.plan_of(_Standing(before, forbidden), asked, *after(before))
         if plan == ledger.head.facts.get("plan"):
             return _already(ledger.head, work or _place(ledger, before.step))
     view = ledger.view()
     place = work or _place(ledger, view.step)
-    applied, settings = of_round(view.round + 1)
+    applied, settings = after(view)
     result = pipeline.run(_Standing(view, forbidden), labeler, applied, place, settings, say, tick)
     facts: dict[str, Any] = {
         **result.facts(),
         "labeler": asdict(made),
         "rules": told,
         "seconds": round(result.seconds, 1),
+        "unlabelled": sorted({*pipeline.quarantined_in(result), *(forbidden.found if forbidden is not None else ())}),
     }
     if forbidden is not None:
         facts["forbidden"] = len(forbidden.found)
@@ -169,11 +172,15 @@ class _Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainFilters:
-    """A chain of filters. Labelers of earlier rounds are those that may agree; rejected masks are no word of theirs."""
+    """A chain of filters. Labelers of earlier rounds are those that may agree; rejected masks are no word of theirs.
+
+    looked: see `looked_by`; who looked at a picture and has no mask there agrees with none.
+    """
 
     chain: Chain
     labeler: str
     seed: int
+    looked: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UserError where a verifier cannot be had."""
@@ -187,10 +194,15 @@ class ChainFilters:
         if labeler is not None and question.pixels is not None:
             ask = partial(prompted, labeler, question.pixels) if hasattr(labeler, "prompted") else None
             again = consistency.by_concepts(partial(look_again, labeler, question), ask)
-        others, verify = others_of(question.known, self.labeler), self._verifier()
+        others, verify = self._others(question), self._verifier()
         verifier = partial(verified, verify, question, _pixels(question)) if verify and proposals else None
         evidence = Evidence(others=others, again=again, verifier=verifier, seed=self.seed)
         return filters.apply(proposals, question.picture, self.chain, evidence)
+
+    def _others(self, question: Question) -> Mapping[str, list[Proposal]]:
+        said = others_of(question.known, self.labeler)
+        looked = [name for name, but in self.looked.items() if question.picture.key not in but]
+        return {name: [] for name in looked if name != self.labeler} | said
 
     def _verifier(self) -> Callable[..., Any] | None:
         one = self.chain.get("verifier")
@@ -224,6 +236,19 @@ def others_of(known: Sequence[Entry], labeler: str) -> Mapping[str, list[Proposa
             proposal = Proposal(rle=entry.rle, concept=entry.concept, score=entry.score, prompt=entry.prompt)
             found.setdefault(entry.labeler.name, []).append(proposal)
     return found
+
+
+def looked_by(view: View) -> dict[str, frozenset[str]]:
+    """The labelers of the rounds that make up a view, by name, with the keys of the pictures that they did not see.
+
+    Those are pictures that were forbidden or quarantined. Rounds that do not say which count for no picture.
+    """
+    looked: dict[str, frozenset[str]] = {}
+    for step in view.ledger.chain(view.step):
+        if step.kind == "relabel" and "labeler" in step.facts and "unlabelled" in step.facts:
+            name, but = step.facts["labeler"]["name"], frozenset(step.facts["unlabelled"])
+            looked[name] = looked.get(name, but) & but
+    return looked
 
 
 def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> list[Proposal]:

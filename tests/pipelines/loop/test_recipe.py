@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dataengine.errors import UserError
 from pipelines.loop import recipe as recipes
 from pipelines.loop import run
 from pipelines.loop.recipe import LoopError
@@ -60,3 +61,10 @@ def test_what_is_hidden_is_drawn_by_the_seed(recipe):
     assert first == again == run.hidden_of(reversed(keys), loaded[0])
     assert first != other
     assert run.hidden_of(keys[:3], loaded[0]) < set(keys[:3])  # one is always shown
+
+
+def test_what_no_round_could_measure_is_refused_before_the_first(recipe, tmp_path):
+    loaded = recipes.load(str(recipe()), ["filters=exhaustivity"])
+    with pytest.raises(UserError, match="no other labeler"):
+        run.run(loaded, tmp_path / "loop", run.Where(), lambda text: None)
+    assert not (tmp_path / "loop").exists()

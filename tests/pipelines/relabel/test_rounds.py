@@ -187,6 +187,40 @@ def test_categories_that_the_ledger_lacks_are_refused(call, tree, tmp_path):
     assert list((ledger / "relabel").rglob("quarantine/*.parquet"))
 
 
+def blind(pixels, categories, fails_at):
+    """A labeler that never finds anything, and cannot read one picture."""
+    if int(pixels.sum()) == fails_at:
+        raise ValueError("unreadable")
+    return []
+
+
+def test_who_looked_and_found_nothing_does_not_agree(call, tree, tmp_path):
+    """Who did not look, because the picture was forbidden or could not be labelled, says nothing."""
+    made, truth = tree
+    ledger, oracle = tmp_path / "ledger", ("--labeler", "noisy-oracle", "--set", f"truth={truth}", *SETTINGS)
+    call("ledger", "init", made.root, "--out", ledger)
+    (tmp_path / "gold").mkdir()
+    (tmp_path / "gold" / "2.jpg").write_bytes((made.root / "train" / "2.jpg").read_bytes())
+    call("ledger", "init", tmp_path / "gold", "--out", tmp_path / "gold-ledger")
+    with Image.open(made.root / "train" / "5.jpg") as picture:
+        fails_at = int(np.asarray(picture).sum())
+    asked = {"call": f"{__name__}:blind", "categories": {"kind-1": 1}, "arguments": {"fails_at": fails_at}}
+    settings = [part for key, value in asked.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    call(
+        *("relabel", ledger, "--labeler", "callable", *settings),
+        *("--forbid", tmp_path / "gold-ledger"),
+    )
+    call("relabel", ledger, *oracle, "--filters", "agreement")
+    opened = Ledger.open(str(ledger))
+    values = {
+        Path(p.path).stem: check.value
+        for p in opened.pictures()
+        for entry in opened.view().entries(p.key)
+        for check in entry.checks
+    }
+    assert values == {"1": 0, "2": None, "3": 0, "4": 0, "5": None, "6": 0}
+
+
 def test_pictures_that_are_tested_on_are_not_labelled(call, tree, tmp_path):
     """By key, or where that is another one by content."""
     made, truth = tree
