@@ -37,4 +37,4 @@ bench: $(VENV)/.dev
 	$(VENV)/bin/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .numba demo build *.egg-info

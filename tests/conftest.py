@@ -19,6 +19,8 @@ from dataengine.records import Account, Bad
 from dataengine.sample import Sample
 from dataengine.store.files import Folder
 
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba"))  # a folder that tests can copy
+os.environ["HF_HUB_OFFLINE"] = "1"  # what is not there is told at once, and not after several tries
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("steady")
 

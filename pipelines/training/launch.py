@@ -207,9 +207,16 @@ def on_ray(run: Run, processes: int) -> int:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:  # type: ignore[attr-defined]
-            failed = out / FAILED
-            raise LaunchError(failed.read_text("utf-8") if failed.exists() else f"Ray Train: {error}") from None
+            raise LaunchError(_failed(out) or f"Ray Train: {error}") from None
+    if said := _failed(out):
+        raise LaunchError(said)
     return 128 + min(came) if came else 0
+
+
+def _failed(out: Path) -> str | None:
+    """What a worker said that a user must mend."""
+    file = out / FAILED
+    return file.read_text("utf-8") if file.exists() else None
 
 
 def _ask(out: Path, number: int) -> None:
@@ -227,13 +234,17 @@ def _asked(out: Path) -> int | None:
 
 
 def _on_worker(settings: dict[str, Any]) -> None:
-    """What a worker of Ray Train does; it may be a second try."""
+    """What a worker of Ray Train does; it may be a second try.
+
+    After what a user must mend, it does nothing: the first try raises, so that no other worker waits for it, and the
+    second ends at once.
+    """
     from model.training.loop import Asked
 
     run = Run.model_validate_json(settings["run"])
     out = Path(run.out)
-    if (out / FAILED).exists():
-        raise LaunchError((out / FAILED).read_text("utf-8"))
+    if _failed(out):
+        return
     try:
         again = run.model_copy(update={"resume": True})
         running.go(again, lambda line: print(line, flush=True), Asked(look=partial(_asked, out)))
