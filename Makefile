@@ -30,7 +30,7 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --no-cache --check .
 	$(VENV)/bin/ruff check --no-cache .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -n 2
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 # Every figure the README claims; takes about half an hour.
 bench: $(VENV)/.dev
