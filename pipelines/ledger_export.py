@@ -35,7 +35,9 @@ class Exported:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def export(view: View, out: str, *, split: str = "train", pictures: str = "link", bare: bool = True) -> Exported:
+def export(
+    view: View, out: str, *, split: str = "train", pictures: str = "link", bare: bool = True, people: bool = False
+) -> Exported:
     """Write what is kept at a step as `annotations/instances_SPLIT.json` and `images/SPLIT/`, which `build` reads.
 
     The json depends on the view alone: it is the same, byte for byte, at an earlier step and after a rollback to it.
@@ -45,6 +47,7 @@ def export(view: View, out: str, *, split: str = "train", pictures: str = "link"
     Args:
         out: a local folder; files of earlier exports in it are written anew, pictures kept. pictures: `link`, `copy`
             or `none`. bare: also write pictures without a mask that is kept, of which nobody knows what is in them.
+        people: only masks that a person drew or accepted.
     Raises:
         UserError: a picture is gone or is another than it was.
     """
@@ -59,7 +62,7 @@ def export(view: View, out: str, *, split: str = "train", pictures: str = "link"
         staged = target.with_name(f".{target.name}.part")
         try:
             with staged.open("wb") as file:
-                _write(view, file, spill, done, root / "images" / name, pictures, bare)
+                _write(view, file, spill, done, root / "images" / name, pictures, bare, people)
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
@@ -67,7 +70,14 @@ def export(view: View, out: str, *, split: str = "train", pictures: str = "link"
 
 
 def _write(
-    view: View, file: IO[bytes], spill: IO[bytes], done: Exported, folder: Path, pictures: str, bare: bool
+    view: View,
+    file: IO[bytes],
+    spill: IO[bytes],
+    done: Exported,
+    folder: Path,
+    pictures: str,
+    bare: bool,
+    people: bool,
 ) -> None:
     ids = _ids([picture.key for picture in view.ledger.pictures()])
     categories = [
@@ -83,6 +93,9 @@ def _write(
             done.left_out["whole_image_bad"] += 1
             continue
         kept = [s for s in found if s.entry.state == "kept" and not s.is_superseded]
+        if people:
+            all_kept, kept = kept, [s for s in kept if _is_by_people(s)]
+            done.left_out["not_by_people"] += len(all_kept) - len(kept)
         if not kept and not bare:
             done.left_out["without_masks"] += 1
             continue
@@ -106,6 +119,11 @@ def _write(
     spill.seek(0)
     shutil.copyfileobj(spill, file)
     file.write(b"\n]}\n")
+
+
+def _is_by_people(standing: Standing) -> bool:
+    word = standing.decision
+    return standing.entry.origin == "human" or (word is not None and word.by.startswith("reviewer:"))
 
 
 def _ids(keys: Sequence[str]) -> Ids:

@@ -359,6 +359,7 @@ def export(
         str,
         typer.Option(metavar="link|copy|none", help="Link to the pictures, copy them, or leave them where they are."),
     ] = "link",
+    people: Annotated[bool, typer.Option("--people", help="Only masks that a person drew or accepted.")] = False,
 ) -> None:
     """Write the masks that are kept as COCO instances json, each with its lineage, and the pictures."""
     if pictures not in ("link", "copy", "none"):
@@ -367,7 +368,7 @@ def export(
         from dataengine.ledger.ledger import Ledger
         from pipelines.ledger_export import export as run_export
 
-        done = run_export(Ledger.open(directory).view(step), out, split=split, pictures=pictures)
+        done = run_export(Ledger.open(directory).view(step), out, split=split, pictures=pictures, people=people)
         _say(f"{done.file}: {done.pictures:,} pictures, {done.annotations:,} annotations")
         for reason, number in sorted(done.left_out.items()):
             _say(f"  left out: {number:,} ({reason})")

@@ -60,14 +60,16 @@ class TrainingSpec(_Model):
     """How a model is made of the labels.
 
     recipe: a training recipe by name, file (below the folder of the loop's recipe) or values. set: KEY=VALUE, as of
-    `dataengine train`. labels: its datasets that are built anew of the ledger's masks in every round. start: `scratch`,
-    or `previous`: rounds after the first train the last stage on, beginning with the model of the round before.
-    later_steps: of the last stage in these rounds; None: as many as in the first.
+    `dataengine train`. labels: its datasets that are built anew of the ledger's masks in every round. people: the same,
+    but of the masks alone that a person drew or accepted, so that `mixing` can give these a share of their own.
+    start: `scratch`, or `previous`: rounds after the first train the last stage on, beginning with the model of the
+    round before. later_steps: of the last stage in these rounds; None: as many as in the first.
     """
 
     recipe: str | dict[str, Any]
     set: tuple[str, ...] = ()
     labels: Names = Field(min_length=1)
+    people: Names = ()
     start: Literal["scratch", "previous"] = "scratch"
     later_steps: Int | None = Field(default=None, ge=1)
     processes: Int = Field(default=1, ge=1)

@@ -126,16 +126,19 @@ def check(recipe: LoopRecipe, trained: TrainRecipe) -> None:
     if recipe.score.exam not in exams:
         there = ", ".join(sorted(exams)) or "none"
         raise LoopError(f"score.exam: stage {last.name} has no exam {recipe.score.exam}; there are: {there}")
-    for name in recipe.training.labels:
+    labels, people = recipe.training.labels, recipe.training.people
+    if both := sorted(set(labels) & set(people)):
+        raise LoopError(f"training.people: {both[0]} is in labels too")
+    for key, name in [*(("labels", name) for name in labels), *(("people", name) for name in people)]:
         spec = trained.datasets.get(name)
         if spec is None or spec.build is None:
-            raise LoopError(f"training.labels: the training recipe has no dataset {name} with a `build`")
+            raise LoopError(f"training.{key}: the training recipe has no dataset {name} with a `build`")
         if name in gold_of(trained):
-            raise LoopError(f"training.labels: {name} is what models are judged by; that is never trained on")
+            raise LoopError(f"training.{key}: {name} is what models are judged by; that is never trained on")
         for source, of in reading.recipe_of(name, spec).sources.items():
             if of.root not in (None, ".") or of.files:
                 raise LoopError(
-                    f"training.labels: {name} reads {source} from {of.root or 'files of its own'}; labels come from "
+                    f"training.{key}: {name} reads {source} from {of.root or 'files of its own'}; labels come from "
                     "the ledger alone, which is `root: .`; what else is trained on is a dataset of its own"
                 )
     if both := sorted(gold_of(trained) & {name for stage in trained.stages for name in stage.data}):
@@ -203,7 +206,8 @@ class Loop:
         root = self.where.root
         if self.trained.world is not None and root is None:
             root = str(reading.draw(self.trained.world, self.out / reading.WORLD, self.where.workers, self.say))
-        names = tuple(name for name in self.trained.data_names if name not in self.recipe.training.labels)
+        of_ledger = {*self.recipe.training.labels, *self.recipe.training.people}
+        names = tuple(name for name in self.trained.data_names if name not in of_ledger)
         fixed = reading.prepare(_needing(self.trained, names), {}, root, self.out, self.where.workers, self.say)
         self._check_apart(fixed)
         sources, gold = self._sources(root), forbidding.pictures_of(self._gold(fixed))
@@ -369,11 +373,20 @@ class Loop:
         done = ledger_export.export(view, str(coco), split=SPLIT, bare=False)
         if not done.annotations:
             raise LoopError(f"{self.ledger}: no mask is kept at step {step}; there is nothing to train on")
-        labels = self.recipe.training.labels
-        given = dict.fromkeys(labels, str(coco))
-        wanted = _needing(self.trained, labels)
-        data = reading.prepare(wanted, given, str(coco), self._folder(number), self.where.workers, self.say)
+        data = self._built(number, self.recipe.training.labels, coco)
+        if people := self.recipe.training.people:
+            alone = self._folder(number) / "people"
+            if not ledger_export.export(view, str(alone), split=SPLIT, bare=False, people=True).annotations:
+                raise LoopError(
+                    f"{self.ledger}: no mask of a person is kept at step {step}, and training.people has some"
+                )
+            data |= self._built(number, people, alone)
         return {"data": data, "pictures": done.pictures, "annotations": done.annotations, "ledger": view.version}
+
+    def _built(self, number: int, names: tuple[str, ...], coco: Path) -> dict[str, str]:
+        """Datasets of a round, by name, that are built of a COCO folder."""
+        given, wanted = dict.fromkeys(names, str(coco)), _needing(self.trained, names)
+        return reading.prepare(wanted, given, str(coco), self._folder(number), self.where.workers, self.say)
 
     def train(self, number: int) -> dict[str, Any]:
         """Train on the labels of a round."""

@@ -343,6 +343,17 @@ def test_export_is_coco_with_lineage(relabeled, tmp_path):
         assert int(pycoco.area(truth.annToRLE(annotation))) == annotation["area"]
 
 
+def test_masks_of_people_are_those_they_drew_or_accepted(relabeled, tmp_path):
+    done = export(relabeled.view(), str(tmp_path / "out"), people=True)
+    made = json.loads(done.file.read_text())["annotations"]
+    assert [(one["lineage"]["origin"], one["lineage"]["reviewer"]) for one in made] == [
+        *[("human", None)] * 2,
+        ("model", "reviewer:ann"),
+        *[("human", None)] * 2,
+    ]
+    assert done.left_out == {"not_by_people": 1}  # the phrase
+
+
 def test_pictures_keep_their_numbers_where_most_have_one(tmp_path):
     keys = ["ade/000000000009", "aerial", "coco/000000000139", "coco/000000000785", "zoo/3"]
     pictures = [Picture(key=key, path="/x.PNG", sha256="0" * 64, height=4, width=4) for key in keys]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from dataengine.ledger.ledger import Ledger
@@ -119,6 +120,27 @@ def test_labels_come_from_the_ledger_alone(loop, recipe, world):
     assert "labels come from the ledger alone" in said
 
 
+def test_masks_of_people_may_have_a_share_of_their_own(loop, recipe, tmp_path):
+    values = yaml.safe_load(recipe().read_text())
+    training = values["training"]["recipe"]
+    build = {
+        "sources": {"people": {"builder": "coco", "task": "vgdseg", "root": "."}},
+        "prompts": {"profile": "strict"},
+    }
+    changes = {
+        "training.people": ["people"],
+        "training.recipe.datasets": training["datasets"] | {"people": {"build": build}},
+        "training.recipe.stages": [training["stages"][0] | {"data": ["labels", "people"]}],
+    }
+    loop(recipe(changes), fault="loop-build-1", code=1)
+    data = tmp_path / "out" / "rounds" / "001" / "data"
+    origins = {
+        name: {thing.lineage.origin for one in open_dataset(str(data / name)).samples() for thing in one.objects}
+        for name in ("labels", "people")
+    }
+    assert origins == {"labels": {"human", "model"}, "people": {"human"}}
+
+
 def test_fewer_rounds_and_other_stops_keep_what_is_done(loop, recipe, tmp_path):
     file = recipe({"rounds": 2})
     loop(file)
@@ -218,6 +240,8 @@ def test_other_training_data_that_shares_pictures_with_the_gold_set_is_refused(l
         ({"score.exam": "vgd"}, "score.exam: stage only has no exam vgd; there are: genseg"),
         ({"training.labels": ["label"]}, "training.labels: the training recipe has no dataset label with a `build`"),
         ({"training.labels": ["gold"]}, "gold is what models are judged by; that is never trained on"),
+        ({"training.people": ["labels"]}, "training.people: labels is in labels too"),
+        ({"training.people": ["person"]}, "training.people: the training recipe has no dataset person with a `build`"),
         ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
         ({"source.labelled": None, "labeler.settings": {"truth": "{truth}"}}, "nothing is hidden"),
         ({"filters": "confidense"}, "confidense"),
