@@ -11,6 +11,8 @@ import typer
 from pipelines.command import errors, for_terminal, group
 
 if TYPE_CHECKING:
+    from dataengine.ledger.records import Decision
+    from pipelines.review.ledgers import Collected
     from pipelines.review.marks import Refused
 
 review = group("Send masks that people should look at to an annotation tool, and take back what they decided.")
@@ -54,24 +56,37 @@ def export_package(
 def import_package(
     ledger: LedgerFolder,
     package: PackageFolder,
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who reviewed it.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=FILE…]", help="What came back from each of several reviewers, taken together."),
+    ] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who reviewed it, where one did.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="What came back, also in a ZIP archive; by default what lies in PACKAGE."),
     ] = None,
 ) -> None:
-    """Make what a reviewer decided a step of the ledger. Records that cannot be used are refused, with reasons."""
+    """Make what reviewers decided a step of the ledger. Records that cannot be used are refused, with reasons.
+
+    Of one reviewer, --by says who it was. Of several who each worked on the whole package, NAME=FILE does for each; of
+    masks that they dispute nothing is decided.
+    """
+    if bool(files) == (by is not None) or (files and file is not None):
+        raise typer.BadParameter("either --by NAME, with or without --file, or NAME=FILE for each reviewer")
+    given = _named(files or [], 1)
     with errors():
         from dataengine.ledger.ledger import Ledger
         from pipelines.review import ledgers
 
+        if by is None:
+            collected, told = ledgers.take_all(Ledger.open(ledger), package, given)
+            _tell_collected(ledger, collected)
+            for name, each in told.items():
+                _tell(each, f"records of {name} are refused")
+            return
         step, (decisions, entries, refused, _) = ledgers.take(Ledger.open(ledger), package, by, file)
-        actions = Counter(decision.action for decision in decisions)
         added = sum(entry.supersedes is None for entry in entries)
-        parts = [f"{number:,} {action}" for action, number in sorted(actions.items())]
-        parts += [f"{added:,} masks added"] if added else []
-        where = "nothing was decided" if step is None else f"step {step}: {', '.join(parts)}"
-        typer.echo(f"{ledger}: {where}")
+        typer.echo(f"{ledger}: {_decided(step, decisions, added)}")
         _tell(refused, "records are refused")
 
 
@@ -83,9 +98,7 @@ def show_agreement(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far reviewers agree who each worked on the same package. The ledger stays as it is."""
-    given = dict(file.partition("=")[::2] for file in files)
-    if len(given) < len(files) or len(given) < 2 or not all(given.values()):
-        raise typer.BadParameter("two or more NAME=FILE are needed, each name once")
+    given = _named(files, 2)
     with errors():
         from dataengine.ledger.ledger import Ledger
         from dataengine.metrics.agreement import text
@@ -121,15 +134,32 @@ def collect(ledger: LedgerFolder, words: WordsFolder) -> None:
 
         if not words.is_dir():
             raise UserError(f"{words}: there is no such folder")
-        step, decisions, disputed, ignored = ledgers.collect(Ledger.open(ledger), words)
-        actions = Counter(decision.action for decision in decisions)
-        parts = ", ".join(f"{number:,} {action}" for action, number in sorted(actions.items()))
-        typer.echo(f"{ledger}: {'nothing was decided' if step is None else f'step {step}: {parts}'}")
-        if disputed:
-            typer.secho(f"{len(disputed):,} masks are disputed and go on waiting", fg="yellow", err=True)
-        if ignored:
-            what = "words say something else of masks that were decided before, and are left out"
-            typer.secho(f"{ignored:,} {what}", fg="yellow", err=True)
+        _tell_collected(ledger, ledgers.collect(Ledger.open(ledger), words))
+
+
+def _named(files: Sequence[str], least: int) -> dict[str, str]:
+    """Files by the names of reviewers, of NAME=FILE. Raises BadParameter: fewer than `least`, or a name twice."""
+    given = dict(file.partition("=")[::2] for file in files)
+    if len(given) < len(files) or (files and len(given) < least) or not all(given.values()) or "" in given:
+        raise typer.BadParameter(f"{'two or more ' * (least > 1)}NAME=FILE are needed, each name once")
+    return given
+
+
+def _decided(step: int | None, decisions: Sequence["Decision"], added: int = 0) -> str:
+    actions = Counter(decision.action for decision in decisions)
+    parts = [f"{number:,} {action}" for action, number in sorted(actions.items())]
+    parts += [f"{added:,} masks added"] if added else []
+    return "nothing was decided" if step is None else f"step {step}: {', '.join(parts)}"
+
+
+def _tell_collected(ledger: str, collected: "Collected") -> None:
+    """Say what came of the words of several reviewers."""
+    typer.echo(f"{ledger}: {_decided(collected.step, collected.decisions)}")
+    if collected.disputed:
+        typer.secho(f"{len(collected.disputed):,} masks are disputed and go on waiting", fg="yellow", err=True)
+    if collected.ignored:
+        what = "words say something else of masks that were decided before, and are left out"
+        typer.secho(f"{collected.ignored:,} {what}", fg="yellow", err=True)
 
 
 def _tell(refused: Sequence["Refused"], what: str) -> None:

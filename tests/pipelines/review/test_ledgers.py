@@ -138,7 +138,10 @@ def test_reviewers_are_compared(grey, ledger):
     assert "Cohen's kappa 0.500" in run("review", "agreement", ledger, out, *files)
     assert Ledger.open(ledger).head.number == 1
 
-    run("review", "import", ledger, out, "--by", "a", "--file", grey.root / "a.json")
+    printed = run("review", "import", ledger, out, *files)
+    assert "step 2: 2 accept" in printed  # one mask, by both
+    assert "2 masks are disputed and go on waiting" in printed
+    assert Ledger.open(ledger).head.facts["reviewers"] == ["a", "b"]
     assert json.loads(run("review", "agreement", ledger, out, *files, "--json")) == found  # of the package's own step
     document = json.loads((grey.root / "b.json").read_text())
     document["annotations"][0]["entry_id"] = None
@@ -190,6 +193,14 @@ def test_of_several_reviewers_equal_drawings_are_taken_once_and_others_are_dispu
 @pytest.mark.parametrize("files", [["a=x"], ["a=x", "a=y"], ["a", "b"]])
 def test_two_reviewers_are_needed(grey, ledger, files):
     assert CliRunner().invoke(app, ["review", "agreement", ledger, str(grey.root), *files]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a"], ["a=x", "a=y"], ["=x"], ["a=x", "--by", "b"], ["a=x", "--file", "y"], ["--file", "y"]]
+)
+def test_it_is_said_who_reviewed(grey, ledger, arguments):
+    assert CliRunner().invoke(app, ["review", "import", ledger, str(grey.root), *arguments]).exit_code == 2
+    assert Ledger.open(ledger).head.number == 1
 
 
 def test_what_cannot_be_used_is_one_line(grey, ledger):
