@@ -202,7 +202,7 @@ class ChainFilters:
     def _others(self, question: Question) -> Mapping[str, list[Proposal]]:
         said = others_of(question.known, self.labeler)
         looked = [name for name, but in self.looked.items() if question.picture.key not in but]
-        return {name: [] for name in looked if name != self.labeler} | said
+        return {name: said.get(name, []) for name in {*looked, *said} - {self.labeler}}
 
     def _verifier(self) -> Callable[..., Any] | None:
         one = self.chain.get("verifier")
