@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,27 @@ def test_the_format_page_lists_the_fields():
         assert "\n".join(table) + "\n\n" in text, value.__name__
 
 
+@pytest.fixture(scope="module")
+def dataengine(tmp_path_factory):
+    """What runs `dataengine` in a script."""
+    place = tmp_path_factory.mktemp("commands") / "socket"
+    run = [sys.executable, str(ROOT / "tests" / "forked.py")]
+    server = subprocess.Popen([*run, "serve", str(place)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while not place.exists():
+        assert server.poll() is None
+        time.sleep(0.1)
+    yield shlex.join([*run, "call", str(place)])
+    server.terminate()
+    server.wait()
+
+
 @pytest.mark.parametrize("page", [name for name, blocks in COMMANDS.items() if blocks])
-def test_commands_run(page, tmp_path):
+def test_commands_run(page, tmp_path, dataengine):
     """All `sh` blocks of a page, in order, in one empty folder."""
     script = "set -euo pipefail\n" + "".join(COMMANDS[page])
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, start in (("dataengine", f'"{sys.executable}" -m pipelines.cli'), ("python", f'"{sys.executable}"')):
+    for name, start in (("dataengine", dataengine), ("python", shlex.quote(sys.executable))):
         (programs / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
         (programs / name).chmod(0o755)
     work = tmp_path / "work"
