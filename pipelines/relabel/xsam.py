@@ -114,6 +114,42 @@ class Xsam:
             found[place] += self._proposals(prediction, sample.conditions)
         return found
 
+    def prompted(
+        self, pixels: np.ndarray, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+    ) -> list[bytes]:
+        """For each prompt, of the masks of what is like what it shows, the one that the prompt is on.
+
+        Of a point that is the surest mask that holds it, of a box the mask whose box has the largest IoU with it; an
+        empty mask where there is none.
+
+        Args:
+            pixels: (H, W, 3) uint8. points: (n, 2) px x, y. boxes: (n, 4) px x0, y0, x1, y1.
+        """
+        from model import inputs
+
+        height, width = pixels.shape[:2]
+        if boxes is None:
+            assert points is not None
+            prompts, corners = [inputs.point((x, y)) for x, y in points.tolist()], np.tile(points, 2)
+        else:
+            prompts, corners = [inputs.box(*box) for box in boxes.tolist()], boxes
+        picture = Picture(key="prompted", path="", sha256="", height=height, width=width)
+        samples = [
+            _asked_by(prompt, box, picture, image, self._settings.seed)
+            for image in (image_of(pixels),)
+            for prompt, box in zip(prompts, corners, strict=True)
+        ]
+        predictions = self._predictor.predictions(
+            samples,
+            kind="point" if boxes is None else "box",
+            batch_size=self._settings.batch,
+            thresholds=self._thresholds(),
+        )
+        return [
+            _under(prediction, box, height, width, by_box=boxes is not None)
+            for (_, prediction), box in zip(predictions, corners, strict=True)
+        ]
+
     def _thresholds(self) -> Any:
         from model.postprocess import EVALUATE
 
@@ -257,6 +293,38 @@ def _prompted(
 
 def _there(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
     return tuple(prompt for prompt in prompts if prompt.status != "none")
+
+
+def _asked_by(prompt: Prompt, box: np.ndarray, picture: Picture, image: Image, seed: int) -> Sample:
+    """A question by a prompt alone. box: (4,) px x0, y0, x1, y1 of it; the object that it shows is not known."""
+    x0, y0 = np.floor(box[:2]).clip(0, [picture.width - 1, picture.height - 1]).astype(int).tolist()
+    x1, y1 = np.ceil(box[2:]).clip([x0 + 1, y0 + 1], [picture.width, picture.height]).astype(int).tolist()
+    there = np.zeros((picture.height, picture.width), dtype=bool)
+    there[y0:y1, x0:x1] = True
+    area = (x1 - x0) * (y1 - y0)
+    bbox = (float(x0), float(y0), float(x1 - x0), float(y1 - y0))
+    thing = Object(
+        rle=masks.encode(there), bbox=bbox, area=area, category_id=-1, annotation_id="prompted", prompts=(prompt,)
+    )
+    condition = _region(Concept(text="object"), objects=(0,), exemplar=0)
+    return sample_of(picture, image, "vgdseg", 0, (condition,), seed, objects=(thing,))
+
+
+def _under(prediction: Prediction, box: np.ndarray, height: int, width: int, *, by_box: bool) -> bytes:
+    """The mask of a prediction that a box, (4,) px x0, y0, x1, y1, is on; a point is a box without a size."""
+    best, found = 0.0, masks.encode(np.zeros((height, width), dtype=bool))
+    for mask in prediction.masks:
+        if by_box:
+            _, (x, y, w, h) = masks.measure(mask.rle, height, width)
+            sides = np.minimum(box[2:], [x + w, y + h]) - np.maximum(box[:2], [x, y])
+            both = float(sides.clip(0).prod())
+            value = both / (w * h + float((box[2:] - box[:2]).prod()) - both) if both else 0.0
+        else:
+            x, y = (int(min(max(place, 0), size - 1)) for place, size in zip(box[:2], (width, height), strict=True))
+            value = mask.score if masks.decode(mask.rle, height, width)[y, x] else 0.0
+        if value > best:
+            best, found = value, mask.rle
+    return found
 
 
 class Exemplars:

@@ -18,7 +18,7 @@ from pipelines.relabel import consistency, filters, labelers
 from pipelines.relabel.chain import Chain
 from pipelines.relabel.filters import Evidence
 from pipelines.relabel.labelers import AnswerError, Question, Spec
-from pipelines.relabel.rounds import look_again
+from pipelines.relabel.rounds import look_again, prompted
 from tests.pipelines.relabel import models
 from tests.pipelines.relabel.models import HEIGHT, WIDTH
 
@@ -268,4 +268,52 @@ def test_pixels_are_not_changed(loaded, question):
     one = question()
     before = one.pixels.copy()
     loaded(categories=BOTH).label([one])
+    np.testing.assert_array_equal(one.pixels, before)
+
+
+def test_a_prompt_is_answered_by_the_mask_that_it_is_on(loaded, monkeypatch):
+    """Of a point the surest mask that holds it, of a box the one with the nearest box; nothing where there is none."""
+    from model.predictions import Mask, Prediction
+
+    made = loaded(categories=BOTH, min_score=0.0)
+    codes = []
+    for x, y, w, h in ((4, 4, 20, 20), (8, 8, 8, 8), (40, 30, 10, 10)):
+        raster = np.zeros((HEIGHT, WIDTH), bool)
+        raster[y : y + h, x : x + w] = True
+        codes.append(masks.encode(raster))
+    scores, asked = (0.5, 0.9, 0.7), []
+
+    def predictions(samples, **options):
+        for sample in samples:
+            invariants.check(sample)
+            (thing,) = sample.objects
+            asked.append((options["kind"], thing.prompts[0].kind, thing.prompts[0].points))
+            there = tuple(
+                Mask(condition=0, category_id=-1, text="", rle=code, score=score)
+                for code, score in zip(codes, scores, strict=True)
+            )
+            yield sample, Prediction(task="vgdseg", prompt=options["kind"], masks=there, height=HEIGHT, width=WIDTH)
+
+    monkeypatch.setattr(made._predictor, "predictions", predictions)
+    empty = masks.encode(np.zeros((HEIGHT, WIDTH), bool))
+    points = np.array([[10.5, 10.5], [5.5, 5.5], [45.5, 35.5], [60.5, 2.5]])
+    assert made.prompted(models.pixels(), points=points) == [codes[1], codes[0], codes[2], empty]
+    boxes = np.array([[5.0, 5.0, 25.0, 25.0], [8.0, 8.0, 17.0, 16.0], [55.0, 1.0, 60.0, 6.0]])
+    assert made.prompted(models.pixels(), boxes=boxes) == [codes[0], codes[1], empty]
+    assert asked[0] == ("point", "point", (10.5, 10.5))
+    assert asked[4] == ("box", "box", (5.0, 5.0, 25.0, 25.0))
+
+
+def test_the_model_is_asked_by_points_and_boxes(loaded, question):
+    made = loaded(categories=BOTH, min_score=0.0)
+    one = question()
+    (found,) = made.label([one])
+    again = consistency.by_concepts(partial(look_again, made, one), partial(prompted, made, one.pixels))
+    checked = filters.apply(
+        found[:3], one.picture, Chain.parse("reprompt,augmentation:looks=jitter"), Evidence(again=again)
+    )
+    assert checked
+    assert all(0 <= check.value <= 1 for _, checks in checked for check in checks)
+    before = one.pixels.copy()
+    assert len(made.prompted(one.pixels, points=np.array([[3.0, 3.0]]))) == 1
     np.testing.assert_array_equal(one.pixels, before)
