@@ -94,8 +94,8 @@ def _write(
             continue
         kept = [s for s in found if s.entry.state == "kept" and not s.is_superseded]
         if people:
-            all_kept, kept = kept, [s for s in kept if _is_by_people(s)]
-            done.left_out["not_by_people"] += len(all_kept) - len(kept)
+            done.left_out.update("not_by_people" for s in kept if not _is_by_people(s))
+            kept = [s for s in kept if _is_by_people(s)]
         if not kept and not bare:
             done.left_out["without_masks"] += 1
             continue

@@ -20,7 +20,7 @@ MODULES = (
 
 
 def serve(path: str) -> None:
-    """Run what callers ask for, each in a fork, until this process is ended."""
+    """Run what callers ask for, each in a fork, until this process or the one that began it is ended."""
     import importlib
 
     from pipelines.cli import app
@@ -28,55 +28,67 @@ def serve(path: str) -> None:
     for name in MODULES:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{path}.new")
         server.listen()
+        server.settimeout(5)
         os.rename(f"{path}.new", path)
-        while True:
-            caller, _ = server.accept()
+        while os.getppid() == parent:
+            try:
+                caller, _ = server.accept()
+            except TimeoutError:
+                continue
             if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                server.close()
-                code = _run(app, caller)
-                caller.sendall(str(code).encode())
-                os._exit(code)
+                _run(app, caller)
             caller.close()
 
 
-def _run(app, caller: socket.socket) -> int:
-    """What the caller asks for, as if it were the caller; gives the exit code."""
-    message, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
-    asked = json.loads(message)
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    os.chdir(asked["folder"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    sys.argv = ["dataengine", *asked["arguments"]]
-    named = [os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
-    sys.path[:0] = [one for one in named if one not in sys.path]
+def _run(app, caller: socket.socket) -> None:
+    """Run what the caller asks for, as if it were the caller, tell it the exit code, and end this process."""
     code = 1
     try:
-        app()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        message, streams, _, _ = socket.recv_fds(caller, 1 << 16, 3)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        while part := caller.recv(1 << 16):
+            message += part
+        asked = json.loads(message)
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        sys.argv = ["dataengine", *asked["arguments"]]
+        named = [os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+        sys.path[:0] = [one for one in named if one not in sys.path]
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    finally:
+        sys.stderr.flush()
+        caller.sendall(str(code).encode())
+        os._exit(code)
 
 
 def call(path: str, arguments: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(path)
         asked = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
-        socket.send_fds(caller, [json.dumps(asked).encode()], [0, 1, 2])
+        message = json.dumps(asked).encode()
+        sent = socket.send_fds(caller, [message], [0, 1, 2])
+        caller.sendall(message[sent:])
+        caller.shutdown(socket.SHUT_WR)
         return int(caller.recv(8) or 1)
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # the tests' folders are called like the packages
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
     sys.exit(call(sys.argv[2], sys.argv[3:]))

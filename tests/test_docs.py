@@ -36,7 +36,9 @@ def dataengine(tmp_path_factory):
     place = tmp_path_factory.mktemp("commands") / "socket"
     run = [sys.executable, str(ROOT / "tests" / "forked.py")]
     server = subprocess.Popen([*run, "serve", str(place)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    while not place.exists():
+    for _ in range(600):
+        if place.exists():
+            break
         assert server.poll() is None
         time.sleep(0.1)
     yield shlex.join([*run, "call", str(place)])

@@ -133,6 +133,8 @@ def check(recipe: LoopRecipe, trained: TrainRecipe) -> None:
         spec = trained.datasets.get(name)
         if spec is None or spec.build is None:
             raise LoopError(f"training.{key}: the training recipe has no dataset {name} with a `build`")
+        if all(name not in stage.data for stage in trained.stages):
+            raise LoopError(f"training.{key}: no stage trains on {name}")
         if name in gold_of(trained):
             raise LoopError(f"training.{key}: {name} is what models are judged by; that is never trained on")
         for source, of in reading.recipe_of(name, spec).sources.items():

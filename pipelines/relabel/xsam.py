@@ -23,7 +23,8 @@ from pipelines.relabel.sam import digest_of
 if TYPE_CHECKING:
     from model.predictions import Prediction
 
-VERSION = "1"
+VERSION = "2"
+POINT_RADIUS = 3.0  # px of a point that is asked about; a larger one would leave thin masks
 CAPTION = "Describe this picture, and segment what you mention."
 PROFILE: Literal["strict"] = "strict"  # its prompts always exist and lie inside their object
 
@@ -130,13 +131,14 @@ class Xsam:
         height, width = pixels.shape[:2]
         if boxes is None:
             assert points is not None
-            prompts, corners = [inputs.point((x, y)) for x, y in points.tolist()], np.tile(points, 2)
+            prompts = [inputs.point((x, y), radius=POINT_RADIUS) for x, y in points.tolist()]
+            corners = np.tile(points, 2)
         else:
             prompts, corners = [inputs.box(*box) for box in boxes.tolist()], boxes
         picture = Picture(key="prompted", path="", sha256="", height=height, width=width)
+        image = image_of(pixels)
         samples = [
             _asked_by(prompt, box, picture, image, self._settings.seed)
-            for image in (image_of(pixels),)
             for prompt, box in zip(prompts, corners, strict=True)
         ]
         predictions = self._predictor.predictions(

@@ -145,7 +145,7 @@ def _named(files: Sequence[str], least: int) -> dict[str, str]:
     return given
 
 
-def _decided(step: int | None, decisions: Sequence["Decision"], added: int = 0) -> str:
+def _decided(step: int | None, decisions: Sequence["Decision"], added: int) -> str:
     actions = Counter(decision.action for decision in decisions)
     parts = [f"{number:,} {action}" for action, number in sorted(actions.items())]
     parts += [f"{added:,} masks added"] if added else []
@@ -154,7 +154,7 @@ def _decided(step: int | None, decisions: Sequence["Decision"], added: int = 0) 
 
 def _tell_collected(ledger: str, collected: "Collected") -> None:
     """Say what came of the words of several reviewers."""
-    typer.echo(f"{ledger}: {_decided(collected.step, collected.decisions)}")
+    typer.echo(f"{ledger}: {_decided(collected.step, collected.decisions, collected.added)}")
     if collected.disputed:
         typer.secho(f"{len(collected.disputed):,} masks are disputed and go on waiting", fg="yellow", err=True)
     if collected.ignored:

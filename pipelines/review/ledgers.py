@@ -24,13 +24,15 @@ class Collected(NamedTuple):
     """What comes of the words of several reviewers.
 
     step: its number, None where nothing was decided. disputed: ids of masks that go on waiting, as they do not agree.
-    ignored: how many words say something else of masks that were decided before, and so are left out.
+    ignored: how many words say something else of masks that were decided before, and so are left out. added: masks that
+    were drawn where there was none.
     """
 
     step: int | None
     decisions: list[Decision]
     disputed: list[str]
     ignored: int
+    added: int = 0
 
 
 def grey(view: View) -> Iterator[tuple[Picture, list[Entry]]]:
@@ -138,7 +140,7 @@ def take_all(
     if not decisions and not entries:
         return Collected(None, decisions, waiting, ignored), refused
     earlier = [s.facts for s in ledger.chain() if s.kind == "review" and s.facts.get("package_step") == package.step]
-    heard = {name for facts in earlier for name in facts.get("reviewers", ())}
+    heard = {name for facts in earlier for name in (*facts.get("reviewers", ()), facts.get("reviewer"))}
     seconds = sum(reviewed.seconds for name, reviewed in found.items() if name not in heard)
     facts = {
         "reviewers": sorted(files),
@@ -148,7 +150,8 @@ def take_all(
         **({"seconds": seconds} if seconds else {}),
     }
     step = ledger.append("review", now.round, entries, decisions, facts)
-    return Collected(step, decisions, waiting, ignored), refused
+    added = sum(entry.supersedes is None for entry in entries)
+    return Collected(step, decisions, waiting, ignored, added), refused
 
 
 def _undisputed(

@@ -187,7 +187,7 @@ def on_ray(run: Run, processes: int) -> int:
     """Train in so many workers of Ray Train, in the session that there is; gives the exit code.
 
     The run's folder must be one that all workers see. Where a worker or its machine is lost, all go on from the newest
-    checkpoint, `TRIES` times; what a user must mend ends the run at once. SIGTERM and SIGINT end it with a checkpoint.
+    checkpoint, `TRIES` times; what a user must mend is not tried again. SIGTERM and SIGINT end it with a checkpoint.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -249,7 +249,9 @@ def _on_worker(settings: dict[str, Any]) -> None:
         again = run.model_copy(update={"resume": True})
         running.go(again, lambda line: print(line, flush=True), Asked(look=partial(_asked, out)))
     except UserError as error:
-        (out / FAILED).write_text(str(error), encoding="utf-8")
+        staged = out / f".{FAILED}.{os.getpid()}.tmp"
+        staged.write_text(str(error), encoding="utf-8")
+        staged.replace(out / FAILED)
         raise
 
 

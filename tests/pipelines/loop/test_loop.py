@@ -239,8 +239,9 @@ def test_other_training_data_that_shares_pictures_with_the_gold_set_is_refused(l
     [
         ({"score.exam": "vgd"}, "score.exam: stage only has no exam vgd; there are: genseg"),
         ({"training.labels": ["label"]}, "training.labels: the training recipe has no dataset label with a `build`"),
-        ({"training.labels": ["gold"]}, "gold is what models are judged by; that is never trained on"),
+        ({"training.labels": ["gold"]}, "training.labels: no stage trains on gold"),
         ({"training.people": ["labels"]}, "training.people: labels is in labels too"),
+        ({"training.people": ["gold"]}, "training.people: no stage trains on gold"),
         ({"training.people": ["person"]}, "training.people: the training recipe has no dataset person with a `build`"),
         ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
         ({"source.labelled": None, "labeler.settings": {"truth": "{truth}"}}, "nothing is hidden"),

@@ -139,7 +139,7 @@ def test_reviewers_are_compared(grey, ledger):
     assert Ledger.open(ledger).head.number == 1
 
     printed = run("review", "import", ledger, out, *files)
-    assert "step 2: 2 accept" in printed  # one mask, by both
+    assert "step 2: 2 accept" in printed  # of one mask, by both
     assert "2 masks are disputed and go on waiting" in printed
     assert Ledger.open(ledger).head.facts["reviewers"] == ["a", "b"]
     assert json.loads(run("review", "agreement", ledger, out, *files, "--json")) == found  # of the package's own step
@@ -187,7 +187,7 @@ def test_of_several_reviewers_equal_drawings_are_taken_once_and_others_are_dispu
     assert {dog, other} < {entry.entry_id for entry in opened.view().grey()}
     assert (found.disputed, opened.head.facts["seconds"]) == ([dog], 8.0)
     again, _ = ledgers.take_all(opened, grey.root / "out", files)
-    assert (again.step, again.disputed, again.ignored) == (None, [dog], 0)
+    assert (found.added, again.step, again.disputed, again.ignored) == (1, None, [dog], 0)
 
 
 @pytest.mark.parametrize("files", [["a=x"], ["a=x", "a=y"], ["a", "b"]])
