@@ -150,8 +150,8 @@ def take_all(
         **({"seconds": seconds} if seconds else {}),
     }
     step = ledger.append("review", now.round, entries, decisions, facts)
-    added = sum(entry.supersedes is None for entry in entries)
-    return Collected(step, decisions, waiting, ignored, added), refused
+    drawn = sum(entry.supersedes is None for entry in entries)
+    return Collected(step, decisions, waiting, ignored, drawn), refused
 
 
 def _undisputed(
