@@ -122,8 +122,9 @@ def _write(
 
 
 def _is_by_people(standing: Standing) -> bool:
+    """Whether a person drew a mask, or said the newest word on it."""
     word = standing.decision
-    return standing.entry.origin == "human" or (word is not None and word.by.startswith("reviewer:"))
+    return standing.entry.origin == "human" or (word is not None and word.is_by_reviewer)
 
 
 def _ids(keys: Sequence[str]) -> Ids:

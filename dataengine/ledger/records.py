@@ -126,6 +126,11 @@ class Decision:
     seconds: float | None = None
     replacement: str | None = None
 
+    @property
+    def is_by_reviewer(self) -> bool:
+        """Whether a person said it, and no rule."""
+        return self.by.startswith("reviewer:")
+
 
 def mask_id_of(picture: Picture, concept: Concept, rle: bytes) -> str:
     """The same for the same mask of the same picture under the same name, whoever proposes it, in any round."""

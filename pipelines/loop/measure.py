@@ -44,7 +44,7 @@ def measure(
         for entry, word in ((s.entry, s.decision) for s in found):
             if entry.round != round or round == 0:
                 continue
-            by_person = word is not None and word.by.startswith("reviewer:")
+            by_person = word is not None and word.is_by_reviewer
             if entry.origin == "human":
                 by_people["add"] += entry.supersedes is None
                 continue

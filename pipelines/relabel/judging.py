@@ -154,7 +154,7 @@ def _is_of_people(standing: Standing) -> bool:
 def _is_said(standing: Standing, state: str) -> bool:
     """Whether a reviewer gave a mask this state."""
     said = standing.decision
-    return said is not None and said.by.startswith("reviewer:") and said.state == state
+    return said is not None and said.is_by_reviewer and said.state == state
 
 
 def _proposal(entry: Entry) -> Proposal:

@@ -129,7 +129,7 @@ def _bound(known: Sequence[Entry], decisions: Sequence[Decision]) -> tuple[dict[
     """The states that a reviewer gave, by entry, and whether one said that the whole picture is bad."""
     ids = {one.entry_id for one in known}
     last = {one.entry_id: one for one in decisions if one.entry_id in ids}
-    words = [one for one in last.values() if one.by.startswith("reviewer:")]
+    words = [one for one in last.values() if one.is_by_reviewer]
     return {one.entry_id: one.state for one in words}, any(one.action == "whole_image_bad" for one in words)
 
 

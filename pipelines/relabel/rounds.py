@@ -69,10 +69,10 @@ def relabel(
     told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
 
     def after(view: View) -> tuple[pipeline.Rules, Settings]:
-        looked = looked_by(view)
-        names = sorted(looked.keys() - {made.name})
+        unseen = unseen_by(view)
+        names = sorted(unseen.keys() - {made.name})
         return pipeline.Rules(
-            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed, looked=looked),
+            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed, unseen=unseen),
             merge=LedgerMerge(rules=rules, round=view.round + 1, labeler=made, categories=ledger.categories),
             facts={**told, "looked": names} if names else told,
             asks_again=any(isinstance(one, Augmentation | Reprompt) for one in chain.filters),
@@ -174,13 +174,13 @@ class _Standing:
 class ChainFilters:
     """A chain of filters. Labelers of earlier rounds are those that may agree; rejected masks are no word of theirs.
 
-    looked: see `looked_by`; who looked at a picture and has no mask there agrees with none.
+    unseen: see `unseen_by`; a labeler there that saw a picture and has no mask in it agrees with none.
     """
 
     chain: Chain
     labeler: str
     seed: int
-    looked: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    unseen: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UserError where a verifier cannot be had."""
@@ -201,7 +201,7 @@ class ChainFilters:
 
     def _others(self, question: Question) -> Mapping[str, list[Proposal]]:
         said = others_of(question.known, self.labeler)
-        looked = [name for name, but in self.looked.items() if question.picture.key not in but]
+        looked = [name for name, unseen in self.unseen.items() if question.picture.key not in unseen]
         return {name: said.get(name, []) for name in {*looked, *said} - {self.labeler}}
 
     def _verifier(self) -> Callable[..., Any] | None:
@@ -238,17 +238,18 @@ def others_of(known: Sequence[Entry], labeler: str) -> Mapping[str, list[Proposa
     return found
 
 
-def looked_by(view: View) -> dict[str, frozenset[str]]:
-    """The labelers of the rounds that make up a view, by name, with the keys of the pictures that they did not see.
+def unseen_by(view: View) -> dict[str, frozenset[str]]:
+    """Keys of the pictures that the labelers of a view's rounds did not see, by the labelers' names.
 
-    Those are pictures that were forbidden or quarantined. Rounds that do not say which count for no picture.
+    Those are pictures that were forbidden or quarantined in all rounds of a labeler. A labeler whose rounds do not say
+    which these are is left out.
     """
-    looked: dict[str, frozenset[str]] = {}
+    unseen: dict[str, frozenset[str]] = {}
     for step in view.ledger.chain(view.step):
         if step.kind == "relabel" and "labeler" in step.facts and "unlabelled" in step.facts:
-            name, but = step.facts["labeler"]["name"], frozenset(step.facts["unlabelled"])
-            looked[name] = looked.get(name, but) & but
-    return looked
+            name, keys = step.facts["labeler"]["name"], frozenset(step.facts["unlabelled"])
+            unseen[name] = unseen.get(name, keys) & keys
+    return unseen
 
 
 def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> list[Proposal]:

@@ -16,6 +16,7 @@ from dataengine.errors import UserError
 from dataengine.keyed import keyed
 from dataengine.ledger.records import Concept, Entry, Picture, Proposal
 from dataengine.sample import Condition, Image, Object, Prompt, PromptKind, Provenance, Reference, Sample, Task
+from pipelines.relabel import overlaps
 from pipelines.relabel.concepts import Categories, concepts_of, of_concept, phrases_of, read_json, wanted
 from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 from pipelines.relabel.sam import digest_of
@@ -124,7 +125,9 @@ class Xsam:
         empty mask where there is none.
 
         Args:
-            pixels: (H, W, 3) uint8. points: (n, 2) px x, y. boxes: (n, 4) px x0, y0, x1, y1.
+            pixels: (H, W, 3) uint8. points: (n, 2) px x, y. boxes: (n, 4) px x0, y0, x1, y1; one of the two is given.
+        Returns:
+            compressed COCO counts on H x W for each prompt.
         """
         from model import inputs
 
@@ -147,10 +150,7 @@ class Xsam:
             batch_size=self._settings.batch,
             thresholds=self._thresholds(),
         )
-        return [
-            _under(prediction, box, height, width, by_box=boxes is not None)
-            for (_, prediction), box in zip(predictions, corners, strict=True)
-        ]
+        return [_meant(prediction, sample) for sample, prediction in predictions]
 
     def _thresholds(self) -> Any:
         from model.postprocess import EVALUATE
@@ -298,35 +298,33 @@ def _there(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
 
 
 def _asked_by(prompt: Prompt, box: np.ndarray, picture: Picture, image: Image, seed: int) -> Sample:
-    """A question by a prompt alone. box: (4,) px x0, y0, x1, y1 of it; the object that it shows is not known."""
-    x0, y0 = np.floor(box[:2]).clip(0, [picture.width - 1, picture.height - 1]).astype(int).tolist()
-    x1, y1 = np.ceil(box[2:]).clip([x0 + 1, y0 + 1], [picture.width, picture.height]).astype(int).tolist()
-    there = np.zeros((picture.height, picture.width), dtype=bool)
+    """A question by a prompt alone. box: (4,) px x0, y0, x1, y1 of it, in the place of an object that is not known."""
+    height, width = picture.height, picture.width
+    x0, y0 = np.floor(box[:2]).clip(0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.ceil(box[2:]).clip([x0 + 1, y0 + 1], [width, height]).astype(int)
+    there = np.zeros((height, width), dtype=bool)
     there[y0:y1, x0:x1] = True
-    area = (x1 - x0) * (y1 - y0)
-    bbox = (float(x0), float(y0), float(x1 - x0), float(y1 - y0))
-    thing = Object(
-        rle=masks.encode(there), bbox=bbox, area=area, category_id=-1, annotation_id="prompted", prompts=(prompt,)
-    )
+    rle = masks.encode(there)
+    area, (x, y, w, h) = masks.measure(rle, height, width)
+    bbox = (float(x), float(y), float(w), float(h))
+    thing = Object(rle=rle, bbox=bbox, area=area, category_id=-1, annotation_id="prompted", prompts=(prompt,))
     condition = _region(Concept(text="object"), objects=(0,), exemplar=0)
     return sample_of(picture, image, "vgdseg", 0, (condition,), seed, objects=(thing,))
 
 
-def _under(prediction: Prediction, box: np.ndarray, height: int, width: int, *, by_box: bool) -> bytes:
-    """The mask of a prediction that a box, (4,) px x0, y0, x1, y1, is on; a point is a box without a size."""
-    best, found = 0.0, masks.encode(np.zeros((height, width), dtype=bool))
-    for mask in prediction.masks:
-        if by_box:
-            _, (x, y, w, h) = masks.measure(mask.rle, height, width)
-            sides = np.minimum(box[2:], [x + w, y + h]) - np.maximum(box[:2], [x, y])
-            both = float(sides.clip(0).prod())
-            value = both / (w * h + float((box[2:] - box[:2]).prod()) - both) if both else 0.0
-        else:
-            x, y = (int(min(max(place, 0), size - 1)) for place, size in zip(box[:2], (width, height), strict=True))
-            value = mask.score if masks.decode(mask.rle, height, width)[y, x] else 0.0
-        if value > best:
-            best, found = value, mask.rle
-    return found
+def _meant(prediction: Prediction, sample: Sample) -> bytes:
+    """COCO counts of the mask that the prompt of `_asked_by` is on: see `Xsam.prompted`."""
+    size = sample.height, sample.width
+    found = overlaps.decoded([mask.rle for mask in prediction.masks], *size)
+    asked = overlaps.decoded([sample.objects[0].rle], *size)
+    if prediction.prompt == "box":
+        values = overlaps.box_iou(found, asked)[:, 0]
+    else:
+        holds = overlaps.overlaps(found, asked).shared[:, 0] > 0
+        values = np.where(holds, [mask.score for mask in prediction.masks], 0.0)
+    if not values.any():
+        return masks.encode(np.zeros(size, dtype=bool))
+    return prediction.masks[int(values.argmax())].rle
 
 
 class Exemplars:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dataengine.errors import UserError
 from pipelines.cli import app
 from pipelines.training import launch, recipe, run
 
@@ -143,6 +144,21 @@ def test_what_a_user_must_mend_is_not_tried_again_by_ray(alone, datasets, tmp_pa
     made = run_of(alone, datasets, tmp_path / "out", "three.lr_mult={nowhere: 2.0}")
     with pytest.raises(launch.LaunchError, match="lr_mult: no weight of the model begins with 'nowhere'"):
         launch.on_ray(made, 1)
+
+
+def test_a_worker_tells_what_must_be_mended_and_a_second_one_does_not_train(alone, datasets, tmp_path, monkeypatch):
+    made = run_of(alone, datasets, tmp_path / "out", "three.lr_mult={nowhere: 2.0}")
+    settings = {"run": made.model_dump_json()}
+    with pytest.raises(UserError, match="no weight of the model begins with 'nowhere'"):
+        launch._on_worker(settings)
+    assert "nowhere" in (tmp_path / "out" / launch.FAILED).read_text()
+    trained: list[object] = []
+    monkeypatch.setattr(launch.running, "go", lambda *arguments: trained.append(arguments))
+    launch._on_worker(settings)
+    assert trained == []
+    (tmp_path / "out" / launch.FAILED).unlink()
+    launch._on_worker(settings)
+    assert len(trained) == 1
 
 
 def test_a_run_by_ray_that_is_asked_to_stop_ends_with_a_checkpoint(alone, datasets, tmp_path, ray_session, monkeypatch):
