@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from builders import options as opts
 from builders import panoptic, places
-from builders.categories import ask_for_categories, region_samples
+from builders.categories import ask_for_categories, region_samples, targets_of
 from builders.coco_index import index_file
 from builders.pictures import NAME_ERRORS, numbered_key, read_picture, safe_file_name, sample_of
 from builders.reading import (
@@ -83,6 +83,8 @@ class Options(opts.NumberedOptions):
         splits named train…, `all` elsewhere.
     max_negatives: of a sampled list; -1 for no limit.
     max_regions: of one `intseg` sample; more objects make more samples.
+    federated: pictures say which categories are known in them, as LVIS's do (`neg_category_ids`,
+        `not_exhaustive_category_ids`); only these are asked for. Of instances files.
     """
 
     task: Literal["vgdseg", "intseg", "genseg"]
@@ -90,6 +92,7 @@ class Options(opts.NumberedOptions):
     categories: Literal["all", "positives", "sampled", "auto"] = "auto"
     max_negatives: int = Field(default=-1, ge=-1, strict=True)
     max_regions: int = Field(default=32, ge=1, strict=True)
+    federated: bool = Field(default=False, strict=True)
 
     @field_validator("variants")
     @classmethod
@@ -99,6 +102,12 @@ class Options(opts.NumberedOptions):
         if "instance" in variants and len(variants) > 1:
             raise ValueError("instance is read from another file than panoptic and semantic; use two sources")
         return variants
+
+    @model_validator(mode="after")
+    def _says_what_is_known(self) -> Options:
+        if self.federated and self.is_panoptic:
+            raise ValueError("federated: panoptic files say nothing of it; variants: [instance] is read from instances")
+        return self
 
     @property
     def is_panoptic(self) -> bool:
@@ -234,14 +243,20 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _outcome(context: Context, row: Row) -> Outcome:
     base = _base(context, row)
+    absent, withheld = None, 0
     if context.options.is_panoptic:
         found, refused = _segments(context, row, base)
     else:
         categories = {c.id for c in context.categories}
         found, refused = objects_of(row, context.extra["file"], base.height, base.width, categories)
-    samples = _samples(context, base, found)
+        if context.options.federated:
+            whole = len(found.objects)
+            found, absent = known_of(decode(row.record), found, categories, keep=context.options.task == "intseg")
+            withheld = whole - len(found.objects)
+    samples = _samples(context, base, found, absent)
     account = _account(context, row, found, refused, built=bool(samples))
-    return Outcome(group=row.key, samples=samples, bad=refused, account=account)
+    account.filter("annotations", "not_exhaustive", withheld)
+    return Outcome(group=row.key, samples=samples, bad=refused, account=account, absent=absent)
 
 
 def _held(context: Context, row: Row) -> Counter[str]:
@@ -268,6 +283,31 @@ class Found:
     objects: tuple[Object, ...]
     ignore: bytes | None = None
     incomplete: frozenset[int] = frozenset()
+
+
+def known_of(
+    record: Mapping[str, Any], found: Found, categories: Collection[int], *, keep: bool
+) -> tuple[Found, frozenset[int]]:
+    """What a picture with federated annotation knows: its objects of finished categories, and what it lacks.
+
+    Args:
+        record: of the image, with LVIS's lists. keep: objects of unfinished categories too, which are those that it
+            lists as not exhaustive and those of which an annotation was refused.
+    Raises:
+        RecordError: `bad_field`: without a list nobody knows what is absent or unfinished in the picture.
+    """
+    negatives, unfinished = (_ids_in(record, f"{kind}_category_ids", categories) for kind in ("neg", "not_exhaustive"))
+    withheld = frozenset() if keep else unfinished | found.incomplete
+    kept = tuple(thing for thing in found.objects if thing.category_id not in withheld)
+    absent = negatives - withheld - {thing.category_id for thing in found.objects}
+    return replace(found, objects=kept), absent
+
+
+def _ids_in(record: Mapping[str, Any], field: str, categories: Collection[int]) -> frozenset[int]:
+    ids = record.get(field)
+    if not isinstance(ids, list) or not all(is_whole(c) and c in categories for c in ids):
+        raise RecordError("bad_field", f"{field} must be a list of category ids")
+    return frozenset(ids)
 
 
 def _account(context: Context, row: Row, found: Found, refused: list[Bad], built: bool) -> Account:
@@ -433,20 +473,29 @@ def _segments(context: Context, row: Row, base: Sample) -> tuple[Found, list[Bad
     return Found(objects=tuple(objects), ignore=ignore), refused
 
 
-def _samples(context: Context, base: Sample, found: Found) -> list[Sample]:
+def _samples(context: Context, base: Sample, found: Found, absent: frozenset[int] | None) -> list[Sample]:
+    """absent: categories that are known not to be in a picture; None: all that have no object."""
     options: Options = context.options
     base = replace(base, objects=found.objects, ignore=found.ignore)
     if options.task == "genseg":
-        return [_generic(context, base, variant) for variant in options.variants]
+        known = None
+        if absent is not None:
+            known = sorted(absent | {base.objects[i].category_id for i in targets_of(base)})
+            if not known:
+                return []
+        return [_generic(context, base, variant, known) for variant in options.variants]
     return region_samples(context, base, options.max_regions)
 
 
-def _generic(context: Context, base: Sample, variant: str) -> Sample:
-    """Categories to segment; in the semantic variant, all pixels of a category are one object, crowds among them."""
+def _generic(context: Context, base: Sample, variant: str, known: Sequence[int] | None) -> Sample:
+    """Categories to segment; in the semantic variant, all pixels of a category are one object, crowds among them.
+
+    known: categories that may be asked for; None: all.
+    """
     base = replace(base, sample_id=f"{base.sample_id}/{variant}", variant=variant)
     if variant == "semantic":
         base = replace(base, objects=_merged(base))
-    return ask_for_categories(context, base)
+    return ask_for_categories(context, base, known)
 
 
 def _merged(base: Sample) -> tuple[Object, ...]:

@@ -20,10 +20,10 @@ from pydantic import Field
 from builders import options as opts
 from builders import places
 from builders.categories import ask_for_categories, category_regions, object_regions, targets_of
-from builders.coco import exemplars, license_of, objects_of
+from builders.coco import exemplars, known_of, license_of, objects_of
 from builders.coco_index import index_file
 from builders.pictures import coco_id, coco_names, numbered_key, read_picture, safe_file_name, sample_of
-from builders.reading import RecordError, checked_size, is_whole, outcomes, plain
+from builders.reading import RecordError, checked_size, outcomes, plain
 from builders.rows import Row, read_keys, read_rows, select
 from dataengine import tokens
 from dataengine.builder import About, Context, IndexReport, Outcome, Part, SourceError
@@ -226,33 +226,17 @@ def read(context: Context, index: Folder, start: int, stop: int) -> Iterator[Out
 
 def _outcome(context: Context, row: Row, *, names: Mapping[int, str]) -> Outcome:
     value = decode(row.record)
-    negatives, unfinished = (_category_ids(value, f"{kind}_category_ids", names) for kind in ("neg", "not_exhaustive"))
     base = _base(context, row, value)
-    found, refused = objects_of(row, context.extra["file"], base.height, base.width, names.keys())
-    if context.options.task == "intseg" or context.options.not_exhaustive == "keep":
-        withheld: frozenset[int] = frozenset()
-    else:
-        withheld = unfinished | found.incomplete
-    kept = tuple(thing for thing in found.objects if thing.category_id not in withheld)
+    every, refused = objects_of(row, context.extra["file"], base.height, base.width, names.keys())
+    keep = context.options.task == "intseg" or context.options.not_exhaustive == "keep"
+    known, absent = known_of(value, every, names.keys(), keep=keep)
     account = Account(read=Counter(images=1, annotations=len(row.members)))
     account.quarantine(refused)
-    account.filter("annotations", "not_exhaustive", len(found.objects) - len(kept))
-    absent = negatives - withheld - {thing.category_id for thing in found.objects}
+    account.filter("annotations", "not_exhaustive", len(every.objects) - len(known.objects))
+    kept = known.objects
     samples = _samples(context, base, kept, absent, names)
     _settle(account, context.options.task, kept, bool(samples))
     return Outcome(group=row.key, samples=samples, bad=refused, account=account, absent=absent)
-
-
-def _category_ids(value: Mapping[str, Any], field: str, names: Mapping[int, str]) -> frozenset[int]:
-    """A list of category ids of an image record.
-
-    Raises:
-        RecordError: `bad_field`: without it nobody knows what is absent or unfinished in the picture.
-    """
-    ids = value.get(field)
-    if not isinstance(ids, list) or not all(is_whole(c) and c in names for c in ids):
-        raise RecordError("bad_field", f"{field} must be a list of category ids")
-    return frozenset(ids)
 
 
 def _base(context: Context, row: Row, value: dict[str, Any]) -> Sample:

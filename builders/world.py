@@ -135,8 +135,14 @@ _SIMPLE = Style(
     sides=(0.13, 0.3),
     crowd_share=0.0,
 )
+_LARGE = replace(_SIMPLE, num_kinds=(2, 4), num_things=(2, 6), sides=(0.2, 0.42), own_color=0.9)
 # for models that train in minutes: small pictures of a few objects that can be made out
-STYLES = {"world": Style(), "simple": _SIMPLE, "simple-colored": replace(_SIMPLE, own_color=0.9)}
+STYLES = {
+    "world": Style(),
+    "simple": _SIMPLE,
+    "simple-colored": replace(_SIMPLE, own_color=0.9),
+    "large-colored": _LARGE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,14 @@ class Exported:
 
 
 def export(
-    view: View, out: str, *, split: str = "train", pictures: str = "link", bare: bool = True, people: bool = False
+    view: View,
+    out: str,
+    *,
+    split: str = "train",
+    pictures: str = "link",
+    bare: bool = True,
+    people: bool = False,
+    searched: bool = False,
 ) -> Exported:
     """Write what is kept at a step as `annotations/instances_SPLIT.json` and `images/SPLIT/`, which `build` reads.
 
@@ -47,7 +54,8 @@ def export(
     Args:
         out: a local folder; files of earlier exports in it are written anew, pictures kept. pictures: `link`, `copy`
             or `none`. bare: also write pictures without a mask that is kept, of which nobody knows what is in them.
-        people: only masks that a person drew or accepted.
+        people: only masks that a person drew or accepted. searched: categories that a labeler looked for in a picture
+            are finished there, as those that people annotated throughout, unless a mask of them is in question.
     Raises:
         UserError: a picture is gone or is another than it was.
     """
@@ -62,7 +70,7 @@ def export(
         staged = target.with_name(f".{target.name}.part")
         try:
             with staged.open("wb") as file:
-                _write(view, file, spill, done, root / "images" / name, pictures, bare, people)
+                _write(view, file, spill, done, root / "images" / name, pictures, bare, people, searched)
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
@@ -78,6 +86,7 @@ def _write(
     pictures: str,
     bare: bool,
     people: bool,
+    searched: bool,
 ) -> None:
     ids = _ids([picture.key for picture in view.ledger.pictures()])
     categories = [
@@ -88,6 +97,7 @@ def _write(
     file.write(orjson.dumps(head)[:-1] + b',\n"images":[')
     if pictures != "none":
         folder.mkdir(parents=True, exist_ok=True)
+    looked_for = view.searched() if searched else lambda key: frozenset()
     for picture, found in view.walk(with_checks=False):
         if any(s.decision is not None and s.decision.action == "whole_image_bad" for s in found):
             done.left_out["whole_image_bad"] += 1
@@ -103,9 +113,7 @@ def _write(
         if pictures != "none":
             _place(picture, folder / name, pictures)
         image = {"id": ids.image(picture.key)[0], "file_name": name, "height": picture.height, "width": picture.width}
-        image |= {"image_key": picture.key, "neg_category_ids": list(picture.absent)}
-        there = {s.entry.concept.category_id for s in kept}
-        image["not_exhaustive_category_ids"] = sorted(there - {-1, *picture.exhaustive})
+        image |= {"image_key": picture.key, **_knowledge(picture, found, kept, looked_for(picture.key))}
         file.write((b",\n" if done.pictures else b"\n") + orjson.dumps(image))
         done.pictures += 1
         for standing in kept:
@@ -119,6 +127,24 @@ def _write(
     spill.seek(0)
     shutil.copyfileobj(spill, file)
     file.write(b"\n]}\n")
+
+
+def _knowledge(
+    picture: Picture, found: Sequence[Standing], kept: Sequence[Standing], searched: frozenset[int]
+) -> dict[str, list[int]]:
+    """What is known of a picture's categories, as LVIS's lists: those it lacks, and those that may have more masks."""
+    written = {id(standing) for standing in kept}
+    open_ = {
+        standing.entry.concept.category_id
+        for standing in found
+        if standing.entry.state != "rejected" and not standing.is_superseded and id(standing) not in written
+    }
+    there = {standing.entry.concept.category_id for standing in kept} - {-1}
+    finished = {*picture.exhaustive} | (searched - open_)
+    return {
+        "neg_category_ids": sorted(({*picture.absent} | finished) - there),
+        "not_exhaustive_category_ids": sorted(there - finished),
+    }
 
 
 def _is_by_people(standing: Standing) -> bool:

@@ -360,6 +360,13 @@ def export(
         typer.Option(metavar="link|copy|none", help="Link to the pictures, copy them, or leave them where they are."),
     ] = "link",
     people: Annotated[bool, typer.Option("--people", help="Only masks that a person drew or accepted.")] = False,
+    searched: Annotated[
+        bool,
+        typer.Option(
+            "--searched",
+            help="What a labeler looked for in a picture is finished there, unless masks of it are in question.",
+        ),
+    ] = False,
 ) -> None:
     """Write the masks that are kept as COCO instances json, each with its lineage, and the pictures."""
     if pictures not in ("link", "copy", "none"):
@@ -368,7 +375,8 @@ def export(
         from dataengine.ledger.ledger import Ledger
         from pipelines.ledger_export import export as run_export
 
-        done = run_export(Ledger.open(directory).view(step), out, split=split, pictures=pictures, people=people)
+        view = Ledger.open(directory).view(step)
+        done = run_export(view, out, split=split, pictures=pictures, people=people, searched=searched)
         _say(f"{done.file}: {done.pictures:,} pictures, {done.annotations:,} annotations")
         for reason, number in sorted(done.left_out.items()):
             _say(f"  left out: {number:,} ({reason})")

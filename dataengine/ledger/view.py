@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -83,6 +83,15 @@ class View:
         self.ledger.picture(picture)
         found = [(f.step, entry) for f in self._entries for entry in f.part(picture, entries_of) or ()]
         return standings(found, [d for f in self._decisions for d in f.part(picture, decisions_of) or ()])
+
+    def searched(self) -> Callable[[str], frozenset[int]]:
+        """Of a picture's key: the categories that a labeler looked for there, whatever it found."""
+        rounds = [
+            (frozenset(step.facts["searched"]), frozenset(step.facts.get("unlabelled", ())))
+            for step in self.chain
+            if step.kind == "relabel" and step.facts.get("searched")
+        ]
+        return lambda key: frozenset().union(*(found for found, unseen in rounds if key not in unseen))
 
     def locate(self, entry_ids: Collection[str]) -> dict[str, Located]:
         """Where entries of this view are; the others are left out."""

@@ -6,8 +6,9 @@ else. What comes out passes `invariants.check`; masks and what is to be found fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Redraw:
         present = [condition for condition in sample.conditions if condition.objects]
         absent = {c.category_id: c for c in sample.conditions if not c.objects}
         facts = rows.data.facts_of(draw.number)
-        if facts["builder"] not in FEDERATED:
+        if not _is_federated(facts):
             known = {thing.category_id for thing in sample.objects} | {c.category_id for c in present}
             for category in facts.get("categories", ()):
                 if category["id"] not in known:
@@ -157,7 +158,7 @@ class Redraw:
         rng: np.random.Generator,
     ) -> list[Condition]:
         """Regions of categories that the picture lacks."""
-        if rows.data.facts_of(draw.number)["builder"] in FEDERATED:
+        if _is_federated(rows.data.facts_of(draw.number)):
             return []
         known = {thing.category_id for thing in sample.objects} | {c.category_id for c in sample.conditions}
         _, categories = rows.asked_beside(draw.number)
@@ -198,6 +199,11 @@ class Redraw:
         )
         references = tuple(replace(r, prompts=_one(r.prompts, self.kinds, rng)) for r in sample.references)
         return replace(sample, objects=objects, references=references)
+
+
+def _is_federated(facts: Mapping[str, Any]) -> bool:
+    """Whether a source says nothing of some categories, so that what is not stored must not be asked for."""
+    return facts["builder"] in FEDERATED or bool(facts.get("options", {}).get("federated"))
 
 
 def _usable(prompts: Sequence[Prompt], kinds: Sequence[str]) -> list[Prompt]:

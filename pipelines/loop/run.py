@@ -372,13 +372,15 @@ class Loop:
         """Build the training data of the ledger's masks; nobody said what is in pictures without one."""
         coco, step = self._folder(number) / "coco", self._step(number)
         view = Ledger.open(self.ledger).view(step)
-        done = ledger_export.export(view, str(coco), split=SPLIT, bare=False)
+        done = ledger_export.export(view, str(coco), split=SPLIT, bare=False, searched=True)
         if not done.annotations:
             raise LoopError(f"{self.ledger}: no mask is kept at step {step}; there is nothing to train on")
         data = self._built(number, self.recipe.training.labels, coco)
         if people := self.recipe.training.people:
             alone = self._folder(number) / "people"
-            if not ledger_export.export(view, str(alone), split=SPLIT, bare=False, people=True).annotations:
+            if not ledger_export.export(
+                view, str(alone), split=SPLIT, bare=False, people=True, searched=True
+            ).annotations:
                 raise LoopError(
                     f"{self.ledger}: no mask of a person is kept at step {step}, and training.people has some"
                 )

@@ -162,6 +162,7 @@ class Callable:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings_of(CallableSettings, settings, self.name)
         self._concepts = [] if self._settings.categories is None else concepts_of(self._settings.categories)
+        self.asks = tuple(self._concepts)
         told = self._settings.model_dump(exclude={"revision", "categories"})
         self.settings = canonical({**told, "categories": [[c.text, c.category_id] for c in self._concepts]})
         self.revision = f"{VERSION}-{self._settings.revision}"
@@ -209,6 +210,7 @@ class Http:
         self._settings = settings_of(HttpSettings, settings, self.name)
         _check_url(self._settings.url)
         self._concepts = [] if self._settings.categories is None else concepts_of(self._settings.categories)
+        self.asks = tuple(self._concepts)
         self.settings = canonical({"categories": [[c.text, c.category_id] for c in self._concepts]})
         self.revision = f"{VERSION}-{self._settings.revision}"
 

@@ -13,6 +13,8 @@ from dataengine import masks
 from dataengine.errors import ReasonError, UserError
 from dataengine.ledger import records
 from dataengine.ledger.records import Concept, Entry, Picture, Proposal
+from dataengine.records import Category
+from pipelines.relabel import overlaps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +55,8 @@ class Labeler(Protocol):
     """Proposes masks. What it is, is known at once; weights are loaded by `load`, once in each process that labels.
 
     name, revision, settings: see `records.Labeler`; the revision tells other weights or code apart. needs_pixels:
-    whether pictures are decoded for it.
+    whether pictures are decoded for it. It may also have `asks`, the concepts that it looks for in every picture that
+    is not known to lack them; without it nothing is known to be absent where it finds nothing.
     """
 
     name: str
@@ -119,6 +122,13 @@ def make(spec: Spec) -> Labeler:
 def record_of(labeler: Labeler) -> records.Labeler:
     """What the ledger says of a labeler."""
     return records.Labeler(name=labeler.name, revision=labeler.revision, settings=labeler.settings)
+
+
+def searched_by(labeler: Labeler, categories: Sequence[Category]) -> list[int]:
+    """Ids of the categories that a labeler looks for in every picture, ascending."""
+    known = [Concept(text=one.text, category_id=one.id) for one in categories]
+    asked = overlaps.same_concepts(known, getattr(labeler, "asks", ()))
+    return sorted(one.category_id for one, row in zip(known, asked, strict=True) if row.any())
 
 
 def settings_of(kind: type[Settings], given: Mapping[str, Any], name: str) -> Settings:

@@ -91,6 +91,7 @@ def relabel(
         "labeler": asdict(made),
         "rules": told,
         "seconds": round(result.seconds, 1),
+        "searched": labelers.searched_by(asked, ledger.categories),
         "unlabelled": sorted({*pipeline.quarantined_in(result), *(forbidden.found if forbidden is not None else ())}),
     }
     if forbidden is not None:

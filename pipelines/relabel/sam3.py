@@ -58,6 +58,7 @@ class Sam3:
         if kind not in KINDS:
             raise UserError(f"sam3: {self._settings.model}: model_type {kind!r} is none of {', '.join(KINDS)}")
         self._concepts = concepts_of(self._settings.categories)
+        self.asks = tuple(self._concepts)
         told = self._settings.model_dump(exclude={"model", "device", "categories"})
         self.settings = canonical({**told, "categories": [[c.text, c.category_id] for c in self._concepts]})
         self.revision = f"{VERSION}-{digest_of(folder)}"

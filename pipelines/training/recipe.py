@@ -44,7 +44,7 @@ class WorldSpec(_Model):
     """A procedural world that is drawn first, in published layouts; sources without a root of their own lie in it."""
 
     images: Int = Field(ge=2)
-    style: Literal["world", "simple", "simple-colored"] = "world"
+    style: Literal["world", "simple", "simple-colored", "large-colored"] = "world"
     layouts: Names = ()
     seed: Int = Field(default=0, ge=0)
 

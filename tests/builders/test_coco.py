@@ -74,6 +74,37 @@ def test_an_image_with_nothing_to_show_is_filtered(tmp_path, coco_tree):
     assert [len(o.samples) for o in outcomes] == [1, 1, 1]
 
 
+def test_federated_pictures_are_asked_for_what_is_known_of_them(tmp_path, coco_tree):
+    tree = coco_tree(4)
+    lists = [([1], []), ([], [1]), ([3], [2]), ([], [2, 3])]  # pictures have 2 and 3, 1 and 3, 1 and 2, 2 and 3
+    for image, (lacking, unfinished) in zip(tree.images, lists, strict=True):
+        image |= {"neg_category_ids": lacking, "not_exhaustive_category_ids": unfinished}
+    tree.save()
+    options = {"variants": ["instance"], "categories": "all", "federated": True}
+    outcomes, report = read_all(tree.root, tmp_path, "genseg", **options)
+    asked = [{c.category_id: len(c.objects) for s in o.samples for c in s.conditions} for o in outcomes]
+    assert asked == [{1: 0, 2: 1, 3: 1}, {3: 1}, {1: 1, 3: 0}, {}]
+    assert [o.absent for o in outcomes] == [{1}, set(), {3}, set()]
+    assert total(outcomes, report).filtered == {"annotations": {"not_exhaustive": 4}, "images": {"no_target": 1}}
+    outcomes, _ = read_all(tree.root, tmp_path, "vgdseg", federated=True)
+    assert [sorted(c.category_id for s in o.samples for c in s.conditions) for o in outcomes] == [[2, 3], [3], [1], []]
+    outcomes, report = read_all(tree.root, tmp_path, "intseg", federated=True)
+    assert [len(s.objects) for o in outcomes for s in o.samples] == [2, 2, 2, 2]
+    assert total(outcomes, report).filtered == {}
+
+
+@pytest.mark.parametrize("value", [None, [9], "1", [1.0]])
+def test_federated_pictures_that_do_not_say_what_is_known_are_quarantined(tmp_path, coco_tree, value):
+    tree = coco_tree(2)
+    for image in tree.images:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    tree.images[0]["neg_category_ids"] = value
+    tree.save()
+    outcomes, report = read_all(tree.root, tmp_path, federated=True)
+    assert [(len(o.samples), [b.reason for b in o.bad]) for o in outcomes] == [(0, ["bad_field"]), (1, [])]
+    assert total(outcomes, report).built == {"images": 1, "annotations": 2}
+
+
 def test_interactive_samples_hold_one_region_an_object(tmp_path, coco_tree):
     tree = coco_tree(1)
     tree.annotations = [tree.annotations[0] | {"id": n, "iscrowd": int(n == 9)} for n in range(1, 10)]
@@ -351,6 +382,7 @@ def test_missing_files_are_named(coco_tree, root, files, splits, message):
         ("intseg", {"max_regions": 0}, "greater than or equal to 1, not 0"),
         ("intseg", {"max_regions": "9"}, "valid integer, not '9'"),
         ("intseg", {"max_regions": True}, "valid integer, not True"),
+        ("genseg", {"federated": True}, "panoptic files say nothing of it"),
         ("genseg", {"variants": 5}, "variants: Input should be a valid tuple, not 5"),
         ("genseg", {"variants": "instance"}, "valid tuple, not 'instance'"),
         ("genseg", {"variants": ["panoptic", "panoptic"]}, "named twice"),

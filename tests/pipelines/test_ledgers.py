@@ -343,6 +343,33 @@ def test_export_is_coco_with_lineage(relabeled, tmp_path):
         assert int(pycoco.area(truth.annToRLE(annotation))) == annotation["area"]
 
 
+def test_what_is_known_of_categories_is_exported(relabeled, tmp_path):
+    """Pictures 1 and 2 have masks of people of kinds 2, 3 and 1, 3; in none all masks of a kind are drawn, at first."""
+
+    def known(name: str, ledger: Ledger, **choice: bool) -> list[tuple[list[int], list[int]]]:
+        images = json.loads(export(ledger.view(), str(tmp_path / name), **choice).file.read_text())["images"]
+        return [(one["neg_category_ids"], one["not_exhaustive_category_ids"]) for one in images]
+
+    whole = [([1], []), ([2], [])]
+    assert known("whole", relabeled) == whole == known("searched", relabeled, searched=True)
+    pictures = [replace(one, exhaustive=(), absent=(3,)) for one in relabeled.pictures()][:1]
+    pictures += [replace(one, exhaustive=()) for one in relabeled.pictures()][1:]
+    ledger = Ledger.create(str(tmp_path / "open"), pictures, relabeled.categories, [])
+    one, two = ledger.pictures()
+    found = [proposed(one, 0, ledger.concept(1)), proposed(one, 10, ledger.concept(2))]
+    found += [proposed(one, 20, ledger.concept(2), state="review"), proposed(two, 0, ledger.concept(1))]
+    ledger.append("relabel", 1, found, facts={"searched": [1, 2, 3], "unlabelled": [two.key]})
+    assert known("open", ledger) == [([3], [1, 2]), ([], [1])]
+    assert known("asked", ledger, searched=True) == [([3], [2]), ([], [1])]
+    ledger.append("relabel", 2, [], facts={"searched": [1, 3], "unlabelled": []})
+    assert known("later", ledger, searched=True) == [([3], [2]), ([3], [])]
+    assert known("people", ledger, searched=True, people=True) == [([3], []), ([3], [])]
+    grey = next(iter(ledger.view().grey()))
+    no = Decision(entry_id=grey.entry_id, state="rejected", by="reviewer:ann", action="reject")
+    ledger.append("review", 2, [], [no])
+    assert known("decided", ledger, searched=True) == [([3], []), ([3], [])]
+
+
 def test_masks_of_people_are_those_they_drew_or_accepted(relabeled, tmp_path):
     done = export(relabeled.view(), str(tmp_path / "out"), people=True)
     made = json.loads(done.file.read_text())["annotations"]

@@ -33,10 +33,16 @@ def scratch_folder(tmp_path, monkeypatch) -> Path:
 def write_dataset(tmp_path, monkeypatch):
     """Writes finished datasets: `write_dataset("name", {"SOURCE/SPLIT": [samples of a shard, …]})` gives the folder.
 
-    group: rows of a row group. builder: of all sources.
+    group: rows of a row group. builder, options: of all sources.
     """
 
-    def write(name: str, sources: dict[str, Sequence[Sequence[Sample]]], group: int = 4, builder: str = "coco") -> Path:
+    def write(
+        name: str,
+        sources: dict[str, Sequence[Sequence[Sample]]],
+        group: int = 4,
+        builder: str = "coco",
+        options: dict[str, bool] | None = None,
+    ) -> Path:
         monkeypatch.setattr(shards, "ROW_GROUP_ROWS", group)
         out = tmp_path / name
         (out / "shards").mkdir(parents=True)
@@ -44,7 +50,7 @@ def write_dataset(tmp_path, monkeypatch):
         for key, parts in sources.items():
             source, _, split = key.rpartition("/")
             task = next((s.task for part in parts for s in part), "chat")
-            facts[key] = {"builder": builder, "task": task, "categories": CATEGORIES}
+            facts[key] = {"builder": builder, "options": options or {}, "task": task, "categories": CATEGORIES}
             for number, part in enumerate(parts):
                 path = out / "shards" / f"{source}-{split}-{number}.parquet"
                 writer = ShardWriter(path)

@@ -81,8 +81,9 @@ def test_categories_are_all_present_ones_and_some_of_the_others(rows):
     assert len(firsts) == 6
 
 
-def test_categories_of_federated_sources_are_those_that_are_known(write_dataset, genseg):
-    rows = Rows(open_data([write_dataset("d", {"g/train": [genseg("g", 4)]}, builder="lvis")]))
+@pytest.mark.parametrize("facts", [{"builder": "lvis"}, {"options": {"federated": True}}])
+def test_categories_of_federated_sources_are_those_that_are_known(write_dataset, genseg, facts):
+    rows = Rows(open_data([write_dataset("d", {"g/train": [genseg("g", 4)]}, **facts)]))
     known = {c.category_id for c in rows.read(2).conditions}
     for epoch in range(20):
         assert {c.category_id for c in drawn(rows, Redraw(seed=7), 2, epoch).conditions} <= known
