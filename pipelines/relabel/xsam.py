@@ -79,8 +79,7 @@ class Xsam:
         if one.phrases is not None and one.task != "refer":
             raise UserError("xsam: phrases are for task refer")
         self._concepts = [] if one.categories is None else concepts_of(one.categories)
-        has_all_shown = one.task == "vgd" and one.exemplars is not None
-        self.asks = tuple(self._concepts) if one.task == "generic" or has_all_shown else ()
+        self.asks = tuple(self._concepts) if one.task == "generic" else ()  # not all are shown in every picture
         self._phrases = None if one.phrases is None else phrases_of(one.phrases)
         told = one.model_dump(exclude={"model", "device", "categories", "exemplars", "pictures", "phrases"})
         told["categories"] = [[concept.text, concept.category_id] for concept in self._concepts]

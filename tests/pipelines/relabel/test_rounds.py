@@ -210,8 +210,13 @@ def test_who_looked_and_found_nothing_does_not_agree(call, tree, tmp_path):
         *("relabel", ledger, "--labeler", "callable", *settings),
         *("--forbid", tmp_path / "gold-ledger"),
     )
+    opened = Ledger.open(str(ledger))
+    by_name = {Path(p.path).stem: p.key for p in opened.pictures()}
+    searched = opened.view().searched()
+    assert [searched(by_name[str(n)]) for n in range(1, 7)] == [{1}, set(), {1}, {1}, set(), {1}]
     call("relabel", ledger, *oracle, "--filters", "agreement")
     opened = Ledger.open(str(ledger))
+    assert [opened.view().searched()(by_name[name]) for name in "12"] == [{1}, set()]  # an oracle looks for nothing
     values = {
         Path(p.path).stem: check.value
         for p in opened.pictures()

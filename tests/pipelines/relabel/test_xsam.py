@@ -74,6 +74,7 @@ KNOWN = [models.entry(1, 8, 8, 20, 20, concept=DOG), models.entry(2, 30, 20, 16,
 
 def test_categories_by_name(loaded, question):
     made = loaded(categories=BOTH, min_score=0.0)
+    assert made.asks == (DOG, CAT)
     one = question()
     (found,) = made.label([one])
     assert labelers.check(found, one.picture)
@@ -94,6 +95,7 @@ def test_what_a_picture_lacks_is_not_asked_for(loaded, question):
 
 def test_exemplars_of_the_picture_itself(loaded, question):
     made = loaded(task="vgd", categories=BOTH, min_score=0.0)
+    assert not made.asks
     one = question(KNOWN)
     (sample,) = made._samples(one)
     invariants.check(sample)
