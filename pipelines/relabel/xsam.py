@@ -20,6 +20,7 @@ from pipelines.relabel import overlaps
 from pipelines.relabel.concepts import Categories, concepts_of, of_concept, phrases_of, read_json, wanted
 from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 from pipelines.relabel.sam import digest_of
+from pipelines.relabel.views import VIEWS, View, joined
 
 if TYPE_CHECKING:
     from model.predictions import Prediction
@@ -40,7 +41,9 @@ class XsamSettings(BaseModel):
     per_question: how many are asked for at once. exemplars: of `vgd`, a COCO instances file whose objects, in the
     folder `pictures`, show the categories, drawn anew for each picture; without it the picture's own human masks do.
     kind: of prompt that shows an exemplar. phrases: of `refer`, see `phrases_of`; without it the phrases that are known
-    of the picture are asked again. min_score: of `generic` and `vgd`. batch: questions at a time.
+    of the picture are asked again. min_score: of `generic` and `vgd`. views: of `generic`; 2 also asks about the
+    mirrored picture, and 4 about both moved a little, and joins the answers (`relabel.views`). batch: questions at a
+    time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -54,6 +57,7 @@ class XsamSettings(BaseModel):
     kind: PromptKind = "mask"
     phrases: str | None = None
     min_score: float = Field(default=0.1, ge=0, le=1)
+    views: Literal[1, 2, 4] = 1
     batch: int = Field(default=4, ge=1)
     max_new: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
@@ -76,6 +80,8 @@ class Xsam:
             raise UserError(f"xsam: task {one.task} {'needs' if one.categories is None else 'takes no'} categories")
         if (one.exemplars is not None and one.task != "vgd") or (one.exemplars is None) != (one.pictures is None):
             raise UserError("xsam: exemplars, of task vgd, are a COCO file and the folder of its pictures")
+        if one.views > 1 and one.task != "generic":
+            raise UserError("xsam: views are for task generic: in a mirrored picture left is right")
         if one.phrases is not None and one.task != "refer":
             raise UserError("xsam: phrases are for task refer")
         self._concepts = [] if one.categories is None else concepts_of(one.categories)
@@ -105,6 +111,14 @@ class Xsam:
     def label(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         if self._settings.task == "gcg":
             return [list(self._caption(question)) for question in questions]
+        seen = VIEWS[: self._settings.views]
+        answers = [self._answers([_seen(question, view) for question in questions]) for view in seen]
+        if len(seen) == 1:
+            return answers[0]
+        return [joined(of, seen, one.picture) for one, *of in zip(questions, *answers, strict=True)]
+
+    def _answers(self, questions: Sequence[Question]) -> list[list[Proposal]]:
+        """To questions of the tasks whose answers a model does not write itself."""
         samples = [(place, sample) for place, one in enumerate(questions) for sample in self._samples(one)]
         found: list[list[Proposal]] = [[] for _ in questions]
         predictions = self._predictor.predictions(
@@ -204,6 +218,11 @@ class Xsam:
             if mask.text.strip():
                 prompt = canonical({"kind": "gcg", "caption": found.text[:2000]})
                 yield Proposal(rle=mask.rle, concept=Concept(text=mask.text), score=mask.score, prompt=prompt)
+
+
+def _seen(question: Question, view: View) -> Question:
+    assert question.pixels is not None
+    return dataclasses.replace(question, pixels=view.pixels(question.pixels))
 
 
 # --- questions -------------------------------------------------------------------------------------------------------

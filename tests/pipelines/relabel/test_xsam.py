@@ -19,6 +19,7 @@ from pipelines.relabel.chain import Chain
 from pipelines.relabel.filters import Evidence
 from pipelines.relabel.labelers import AnswerError, Question, Spec
 from pipelines.relabel.rounds import look_again, prompted
+from pipelines.relabel.views import VIEWS, joined
 from tests.pipelines.relabel import models
 from tests.pipelines.relabel.models import HEIGHT, WIDTH
 
@@ -83,6 +84,17 @@ def test_categories_by_name(loaded, question):
     own = made._predictor.predictions([sample], thresholds=made._thresholds())
     assert [(m.rle, m.score) for m in next(iter(own))[1].masks] == [(p.rle, p.score) for p in found]
     assert made.label([one, one]) == [found, found] or len(found)  # in a batch floats may differ in the last bit
+
+
+def test_views_are_joined(loaded, question):
+    one = question()
+    single, made = loaded(categories=BOTH, min_score=0.0), loaded(categories=BOTH, min_score=0.0, views=2)
+    mirrored = replace(one, pixels=np.ascontiguousarray(one.pixels[:, ::-1]))
+    answers = [single.label([asked])[0] for asked in (one, mirrored)]
+    (found,) = made.label([one])
+    assert found == joined(answers, VIEWS[:2], one.picture)
+    assert labelers.check(found, one.picture)
+    assert made.settings != single.settings
 
 
 def test_what_a_picture_lacks_is_not_asked_for(loaded, question):
@@ -217,6 +229,8 @@ def test_what_it_is_depends_on_its_files(checkpoint, exemplars, tmp_path):
         ({"categories": ["dog"], "exemplars": "a.json"}, "of task vgd"),
         ({"categories": ["dog"], "phrases": "a.json"}, "phrases are for task refer"),
         ({"categories": ["dog"], "kind": "line"}, "kind"),
+        ({"categories": ["dog"], "task": "vgd", "views": 2}, "left is right"),
+        ({"categories": ["dog"], "views": 3}, "views"),
     ],
 )
 def test_settings_that_cannot_be(checkpoint, settings, said):
