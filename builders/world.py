@@ -135,7 +135,7 @@ _SIMPLE = Style(
     sides=(0.13, 0.3),
     crowd_share=0.0,
 )
-_LARGE = replace(_SIMPLE, num_kinds=(1, 4), num_things=(1, 4), sides=(0.3, 0.5), own_color=0.9)
+_LARGE = replace(_SIMPLE, num_kinds=(2, 4), num_things=(2, 6), sides=(0.2, 0.42), own_color=0.9)
 # for models that train in minutes: small pictures of a few objects that can be made out
 STYLES = {
     "world": Style(),

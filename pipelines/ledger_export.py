@@ -54,8 +54,9 @@ def export(
     Args:
         out: a local folder; files of earlier exports in it are written anew, pictures kept. pictures: `link`, `copy`
             or `none`. bare: also write pictures without a mask that is kept, of which nobody knows what is in them.
-        people: only masks that a person drew or accepted. searched: categories that a labeler looked for in a picture
-            are finished there, as those that people annotated throughout, unless a mask of them is in question.
+        people: only masks that a person drew or accepted. searched: a labeler is taken at its word: what an earlier
+            round of it proposed and a later one did not find again is left out, and categories that it looked for in a
+            picture are finished there, as those that people annotated throughout, unless a mask of them is in question.
     Raises:
         UserError: a picture is gone or is another than it was.
     """
@@ -97,12 +98,17 @@ def _write(
     file.write(orjson.dumps(head)[:-1] + b',\n"images":[')
     if pictures != "none":
         folder.mkdir(parents=True, exist_ok=True)
-    looked_for = view.searched() if searched else lambda key: frozenset()
+    looked_for, current = view.searched(), view.current()
     for picture, found in view.walk(with_checks=False):
         if any(s.decision is not None and s.decision.action == "whole_image_bad" for s in found):
             done.left_out["whole_image_bad"] += 1
             continue
-        kept = [s for s in found if s.entry.state == "kept" and not s.is_superseded]
+        found = [s for s in found if not s.is_superseded]
+        if searched:
+            standing, found = found, current(picture.key, found)
+            if lost := sum(s.entry.state == "kept" for s in standing) - sum(s.entry.state == "kept" for s in found):
+                done.left_out["not_found_again"] += lost
+        kept = [s for s in found if s.entry.state == "kept"]
         if people:
             done.left_out.update("not_by_people" for s in kept if not _is_by_people(s))
             kept = [s for s in kept if _is_by_people(s)]
@@ -113,7 +119,10 @@ def _write(
         if pictures != "none":
             _place(picture, folder / name, pictures)
         image = {"id": ids.image(picture.key)[0], "file_name": name, "height": picture.height, "width": picture.width}
-        image |= {"image_key": picture.key, **_knowledge(picture, found, kept, looked_for(picture.key))}
+        image |= {
+            "image_key": picture.key,
+            **_knowledge(picture, found, kept, looked_for(picture.key) if searched else frozenset()),
+        }
         file.write((b",\n" if done.pictures else b"\n") + orjson.dumps(image))
         done.pictures += 1
         for standing in kept:
@@ -133,12 +142,9 @@ def _knowledge(
     picture: Picture, found: Sequence[Standing], kept: Sequence[Standing], searched: frozenset[int]
 ) -> dict[str, list[int]]:
     """What is known of a picture's categories, as LVIS's lists: those it lacks, and those that may have more masks."""
-    written = {id(standing) for standing in kept}
-    open_ = {
-        standing.entry.concept.category_id
-        for standing in found
-        if standing.entry.state != "rejected" and not standing.is_superseded and id(standing) not in written
-    }
+    written = {standing.entry.entry_id for standing in kept}
+    left = [one.entry for one in found if one.entry.state != "rejected" and one.entry.entry_id not in written]
+    open_ = {entry.concept.category_id for entry in left}
     there = {standing.entry.concept.category_id for standing in kept} - {-1}
     finished = {*picture.exhaustive} | (searched - open_)
     return {

@@ -364,7 +364,8 @@ def export(
         bool,
         typer.Option(
             "--searched",
-            help="What a labeler looked for in a picture is finished there, unless masks of it are in question.",
+            help="Take labelers at their word: categories that they looked for in a picture are finished there, unless "
+            "masks of them are in question, and masks that they did not find again are left out.",
         ),
     ] = False,
 ) -> None:

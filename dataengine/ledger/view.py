@@ -48,6 +48,16 @@ def standings(entries: Iterable[tuple[int, Entry]], decisions: Iterable[Decision
     return [replace(s, is_superseded=True) if s.entry.entry_id in replaced else s for s in found]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What a round looked for: ids of categories, in all pictures but the unseen ones, keys."""
+
+    labeler: str
+    round: int
+    categories: frozenset[int]
+    unseen: frozenset[str]
+
+
 class View:
     """The ledger at a step. `entries` looks up one picture and is quickest in the order of `Ledger.pictures`; the
     others go through all of them, with one row group of each file in memory.
@@ -86,12 +96,45 @@ class View:
 
     def searched(self) -> Callable[[str], frozenset[int]]:
         """Of a picture's key: the categories that a labeler looked for there, whatever it found."""
-        rounds = [
-            (frozenset(step.facts["searched"]), frozenset(step.facts.get("unlabelled", ())))
+        searches = self._searches()
+        return lambda key: frozenset().union(*(one.categories for one in searches if key not in one.unseen))
+
+    def current(self) -> Callable[[str, Sequence[Standing]], list[Standing]]:
+        """Of a picture's key and masks: those that are neither superseded nor lost.
+
+        Lost is what a model proposed in an earlier round and a later one of the same labeler, which looked for the
+        category there, did not propose again, not even as worse; what a reviewer decided is never lost.
+        """
+        searches = self._searches()
+
+        def of(key: str, found: Sequence[Standing]) -> list[Standing]:
+            looked = [one for one in searches if key not in one.unseen]
+            newest = {(one.labeler, category): one.round for one in looked for category in one.categories}
+            again = {(s.entry.relative, s.entry.round) for s in found if s.entry.relation == "duplicate"}
+
+            def is_lost(standing: Standing) -> bool:
+                entry, word = standing.entry, standing.decision
+                if entry.labeler is None or (word is not None and word.is_by_reviewer):
+                    return False
+                round = newest.get((entry.labeler.name, entry.concept.category_id), entry.round)
+                return entry.round < round and (entry.entry_id, round) not in again
+
+            return [one for one in found if not one.is_superseded and not is_lost(one)]
+
+        return of
+
+    def _searches(self) -> list[_Search]:
+        """Of the rounds that say what their labelers looked for, oldest first."""
+        return [
+            _Search(
+                labeler=step.facts["labeler"]["name"],
+                round=step.round,
+                categories=frozenset(step.facts["searched"]),
+                unseen=frozenset(step.facts["unlabelled"]),
+            )
             for step in self.chain
             if step.kind == "relabel" and step.facts.get("searched")
         ]
-        return lambda key: frozenset().union(*(found for found, unseen in rounds if key not in unseen))
 
     def locate(self, entry_ids: Collection[str]) -> dict[str, Located]:
         """Where entries of this view are; the others are left out."""

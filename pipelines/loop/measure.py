@@ -23,8 +23,8 @@ def measure(
     proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; in_review;
     confirmed: as a person drew them; conflicted: of the relation `conflict`, whatever became of them; by_filter,
     by_rule: rejected, by reason; by_people: words of reviewers on masks of the round, by action, `add` for what they
-    drew where nothing was; accept: share that is kept of all that is not confirmed. kept: all masks that stand, of
-    people and models; categories: these by what they show. hidden: see `Quality`.
+    drew where nothing was; accept: share that is kept of all that is not confirmed. kept: all masks that stand and are
+    not lost (`View.current`), of people and models; categories: these by what they show. hidden: see `Quality`.
 
     Args:
         filters: names of the chain's filters. truth: has the annotations of the pictures `hidden`, keys.
@@ -37,8 +37,9 @@ def measure(
     origins: Counter[str] = Counter()
     quality = Quality()
     true = None if truth is None else truth.view(0)
+    current = view.current()
     for picture, found in view.walk(with_checks=False):
-        standing = [s.entry for s in found if s.entry.state == "kept" and not s.is_superseded]
+        standing = [s.entry for s in current(picture.key, found) if s.entry.state == "kept"]
         kept.update(entry.concept.text for entry in standing)
         origins.update(entry.origin for entry in standing)
         for entry, word in ((s.entry, s.decision) for s in found):

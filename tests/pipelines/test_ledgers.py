@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from dataengine.errors import UserError
 from dataengine.ledger.ledger import Ledger
 from dataengine.ledger.records import Concept, Decision, Entry, Labeler, Picture, entry_id_of, mask_id_of
+from dataengine.ledger.view import View
 from dataengine.masks import encode
 from dataengine.store import quarantine
 from dataengine.store.dataset import open_dataset
@@ -358,16 +359,50 @@ def test_what_is_known_of_categories_is_exported(relabeled, tmp_path):
     one, two = ledger.pictures()
     found = [proposed(one, 0, ledger.concept(1)), proposed(one, 10, ledger.concept(2))]
     found += [proposed(one, 20, ledger.concept(2), state="review"), proposed(two, 0, ledger.concept(1))]
-    ledger.append("relabel", 1, found, facts={"searched": [1, 2, 3], "unlabelled": [two.key]})
+    robot = {"labeler": {"name": "robot"}}
+    ledger.append("relabel", 1, found, facts={**robot, "searched": [1, 2, 3], "unlabelled": [two.key]})
     assert known("open", ledger) == [([3], [1, 2]), ([], [1])]
     assert known("asked", ledger, searched=True) == [([3], [2]), ([], [1])]
-    ledger.append("relabel", 2, [], facts={"searched": [1, 3], "unlabelled": []})
-    assert known("later", ledger, searched=True) == [([3], [2]), ([3], [])]
-    assert known("people", ledger, searched=True, people=True) == [([3], []), ([3], [])]
+    again = [proposed(one, 0, ledger.concept(1), round=2, supersedes=found[0].entry_id)]
+    ledger.append("relabel", 2, again, facts={**robot, "searched": [1, 3], "unlabelled": []})
+    assert known("later", ledger, searched=True) == [([3], [2]), ([1, 3], [])]  # what it saw in the second is gone
+    assert known("people", ledger, searched=True, people=True) == [([3], []), ([1, 3], [])]
     grey = next(iter(ledger.view().grey()))
     no = Decision(entry_id=grey.entry_id, state="rejected", by="reviewer:ann", action="reject")
     ledger.append("review", 2, [], [no])
-    assert known("decided", ledger, searched=True) == [([3], []), ([3], [])]
+    assert known("decided", ledger, searched=True) == [([3], []), ([1, 3], [])]
+
+
+def test_what_a_later_round_does_not_find_again_is_not_current(relabeled, tmp_path):
+    ledger = Ledger.create(str(tmp_path / "open"), relabeled.pictures(), relabeled.categories, [])
+    one, two = ledger.pictures()
+    kind, other = ledger.concept(1), ledger.concept(2)
+    lost, weaker, accepted, elsewhere = (proposed(one, x, c) for x, c in ((0, kind), (4, kind), (8, kind), (12, other)))
+    unseen, renewed = proposed(two, 0, kind), proposed(one, 16, kind)
+    facts = {"labeler": {"name": "robot"}, "searched": [1, 2], "unlabelled": []}
+    ledger.append("relabel", 1, [lost, weaker, accepted, elsewhere, unseen, renewed], facts=facts)
+    yes = Decision(entry_id=accepted.entry_id, state="kept", by="reviewer:ann", action="accept")
+    ledger.append("review", 1, [], [yes])
+
+    def current(view: View) -> set[str]:
+        of = view.current()
+        return {s.entry.entry_id for p, found in view.walk() for s in of(p.key, found) if s.entry.state == "kept"}
+
+    before = {e.entry_id for e in (lost, weaker, accepted, elsewhere, unseen, renewed)}
+    assert current(ledger.view()) == before
+    poor = {"state": "rejected", "reason": "earlier", "relation": "duplicate", "relative": weaker.entry_id}
+    newest = proposed(one, 15, kind, round=2, supersedes=renewed.entry_id)
+    found = [proposed(one, 5, kind, round=2, **poor), newest]
+    ledger.append("relabel", 2, found, facts={**facts, "searched": [1], "unlabelled": [two.key]})
+    view = ledger.view()
+    assert current(view) == before - {lost.entry_id, renewed.entry_id} | {newest.entry_id}
+    assert {e.entry_id for e in view.kept()} == current(view) | {lost.entry_id}  # the ledger keeps it
+    ledger.append("relabel", 3, [], facts={**facts, "labeler": {"name": "other"}})
+    assert current(ledger.view()) == current(view)
+    done = export(view, str(tmp_path / "out"), searched=True)
+    assert (done.annotations, done.left_out) == (5, {"not_found_again": 1})
+    ledger.append("relabel", 4, [], facts=facts)
+    assert current(ledger.view()) == {accepted.entry_id}
 
 
 def test_masks_of_people_are_those_they_drew_or_accepted(relabeled, tmp_path):
