@@ -105,8 +105,8 @@ def _write(
             continue
         found = [s for s in found if not s.is_superseded]
         if searched:
-            standing, found = found, current(picture.key, found)
-            if lost := sum(s.entry.state == "kept" for s in standing) - sum(s.entry.state == "kept" for s in found):
+            whole, found = found, current(picture.key, found)
+            if lost := sum(s.entry.state == "kept" for s in whole) - sum(s.entry.state == "kept" for s in found):
                 done.left_out["not_found_again"] += lost
         kept = [s for s in found if s.entry.state == "kept"]
         if people:
