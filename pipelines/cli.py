@@ -168,7 +168,10 @@ def synth_shapes(
     split: Annotated[str, typer.Option(metavar="NAME", help="Name of the split of a COCO tree.")] = "train",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the world.")] = 0,
     style: Annotated[
-        str, typer.Option(metavar="NAME", help="world, or simple and simple-colored: small pictures of few objects.")
+        str,
+        typer.Option(
+            metavar="NAME", help="world, or simple, simple-colored, large-colored: small pictures of few objects."
+        ),
     ] = "world",
     workers: Workers = 1,
 ) -> None:

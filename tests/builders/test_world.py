@@ -454,20 +454,27 @@ def test_words_depend_on_their_key_only() -> None:
     assert captions(scene, keyed(1)) == captions(scene, keyed(1))
 
 
-@pytest.mark.parametrize(("style", "own"), [("simple", (0.0, 0.25)), ("simple-colored", (0.75, 1.0))])
-def test_simple_worlds_have_few_objects_that_can_be_made_out(style, own):
+@pytest.mark.parametrize(
+    ("style", "most", "side", "own"),
+    [
+        ("simple", 8, 0.1, (0.0, 0.25)),
+        ("simple-colored", 8, 0.1, (0.75, 1.0)),
+        ("large-colored", 5, 0.2, (0.75, 1.0)),
+    ],
+)
+def test_simple_worlds_have_few_objects_that_can_be_made_out(style, most, side, own):
     """own: the share of objects in the color of their kind; by chance it is one of eleven, of which six are in use."""
     scenes = [make_scene(3, "train", number, style) for number in range(60)]
     facts = [fact for scene in scenes for fact in scene.facts]
     assert all(max(scene.labels.shape) == 160 for scene in scenes)
     assert {fact.kind.name for fact in facts} == set(OWN_COLORS)
-    assert max(len(scene.facts) for scene in scenes) <= 8
+    assert max(len(scene.facts) for scene in scenes) == most
     assert not any(fact.crowd for fact in facts)
-    assert np.median([np.sqrt(fact.area) for fact in facts]) > 0.1 * 160
+    assert np.median([np.sqrt(fact.area) for fact in facts]) > side * 160
     share = np.mean([fact.color == OWN_COLORS[fact.kind.name] for fact in facts])
     assert own[0] <= share <= own[1]
 
 
 def test_a_style_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no style 'cubist'; there are world, simple, simple-colored"):
+    with pytest.raises(ValueError, match="no style 'cubist'; there are world, simple, simple-colored, large-colored"):
         write_tree(tmp_path, 1, style="cubist")
