@@ -24,6 +24,7 @@ from pipelines.relabel.worker import Asking, Doubt, Event, HangError, Smaller, W
 
 MAX_LEFT_BEHIND = 3  # threads of labelers that hang, each with its memory and perhaps a core
 MAX_DEATHS = 4  # of a task's workers, none of them while its labeler was asked
+LOAD_S = 1800.0  # for an actor to load its labeler, once it has begun
 GRACE_S = 30.0  # for an actor to say itself that its labeler hangs; one that holds the interpreter's lock cannot
 HANGS, DIED = "labeler_hangs", "labeler_died"
 
@@ -120,7 +121,9 @@ class _RemoteWorker:
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def load(self) -> None:
+    def load(self) -> Generator[None]:
+        """Says that it begins, for until then it waits for room on the cluster."""
+        yield
         self._worker = Worker(self._job)
 
     def run(self, task: PictureTask, doubt: Doubt) -> Generator[Event | HangError]:
@@ -133,10 +136,12 @@ class _RemoteWorker:
 
 @dataclass(slots=True)
 class _Hand:
-    """An actor and what it does. ready: reference of its labeler's loading, until that is done. events: of its task."""
+    """An actor and what it does. ready: of its labeler's loading, until that is done; loads_since: when it began, s.
+    events: of its task."""
 
     actor: Any
     ready: Any = None
+    loads_since: float | None = None
     events: Any = None
     attempt: _Attempt | None = None
 
@@ -192,7 +197,7 @@ class _Crew:
 
     def _hire(self) -> None:
         actor = self._remote.remote(self._shared)
-        self._hands.append(_Hand(actor=actor, ready=actor.load.remote()))
+        self._hands.append(_Hand(actor=actor, ready=actor.load.options(num_returns="streaming").remote()))
 
     def _assign(self) -> None:
         for hand in self._hands:
@@ -205,12 +210,12 @@ class _Crew:
         """Take the next word of an actor; returns what it has done."""
         try:
             if hand.ready is not None:
-                self._ray.get(hand.ready)
-                hand.ready = None
+                self._ray.get(next(hand.ready))
+                hand.loads_since = time.monotonic()
                 return None
             event = self._ray.get(next(hand.events))
         except StopIteration:
-            hand.events = hand.attempt = None
+            hand.ready = hand.loads_since = hand.events = hand.attempt = None
             return None
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
@@ -228,8 +233,11 @@ class _Crew:
         return event if isinstance(event, Done) else None
 
     def _end_the_silent(self) -> None:
-        """Replace actors whose labeler hangs so that they cannot even say so."""
+        """Replace actors whose labeler hangs so that they cannot even say so, or does not get loaded."""
         for hand in list(self._hands):
+            if hand.loads_since is not None and time.monotonic() - hand.loads_since > LOAD_S:
+                self._replace(hand, HANGS, f"it was not loaded within {LOAD_S:g} s")
+                continue
             attempt = hand.attempt
             silent_s = time.monotonic() - attempt.since if attempt is not None and attempt.asking else 0.0
             if silent_s > self._job.timeout_s + GRACE_S:
@@ -243,7 +251,7 @@ class _Crew:
         if hand.attempt is None:
             self._failed_starts += 1
             if self._failed_starts > MAX_DEATHS:
-                raise EngineError(f"{self._failed_starts} workers died before their labeler was loaded: {message}")
+                raise EngineError(f"{self._failed_starts} workers ended before their labeler was loaded: {message}")
         elif jobs.read(self._out, hand.attempt.task.task_id) is None:
             self._waiting.append(hand.attempt.again(self._out, hand.attempt.asking, reason, message))
         else:  # it died after its last word counted

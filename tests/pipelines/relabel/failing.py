@@ -51,7 +51,8 @@ class Boxes:
         self.needs_pixels = needs_pixels
 
     def load(self):
-        pass
+        if self.fault == "loads":
+            time.sleep(self.seconds)
 
     def label(self, questions):
         numbers = [int(q.picture.key) for q in questions]

@@ -21,7 +21,7 @@ from dataengine.store import quarantine
 from dataengine.store.commits import DatasetError
 from dataengine.store.files import temporary_name
 from dataengine.store.quarantine import BudgetError
-from pipelines.relabel import pipeline
+from pipelines.relabel import hands, pipeline
 from pipelines.relabel.labelers import Spec
 from pipelines.relabel.pipeline import Settings
 from tests.pipelines.relabel import failing
@@ -416,6 +416,13 @@ def test_a_labeler_that_hangs_on_ray_is_ended(pictures, relabel, ray_session):
     result, _ = relabel(pictures(4), options=options, workers=2, timeout_s=0.5, batch=1)
     assert bad(result) == {1: "labeler_hangs"}
     assert keys(result) == [0, 2, 3]
+
+
+def test_a_labeler_that_is_never_loaded_ends_the_run_on_ray(pictures, relabel, ray_session, monkeypatch):
+    monkeypatch.setattr(hands, "LOAD_S", 0.5)
+    monkeypatch.setattr(hands, "MAX_DEATHS", 1)
+    with pytest.raises(EngineError, match="2 workers ended before their labeler was loaded: it was not loaded within"):
+        relabel(pictures(4), options={"fault": "loads", "seconds": 600}, workers=2)
 
 
 def test_a_killed_worker_leaves_no_files_behind(pictures, relabel, content, tmp_path):
