@@ -103,9 +103,9 @@ def _write(
         if any(s.decision is not None and s.decision.action == "whole_image_bad" for s in found):
             done.left_out["whole_image_bad"] += 1
             continue
-        found = [s for s in found if not s.is_superseded]
+        whole = found = [s for s in found if not s.is_superseded]
         if searched:
-            whole, found = found, current(picture.key, found)
+            found = current(picture.key, whole)
             if lost := sum(s.entry.state == "kept" for s in whole) - sum(s.entry.state == "kept" for s in found):
                 done.left_out["not_found_again"] += lost
         kept = [s for s in found if s.entry.state == "kept"]
@@ -119,10 +119,8 @@ def _write(
         if pictures != "none":
             _place(picture, folder / name, pictures)
         image = {"id": ids.image(picture.key)[0], "file_name": name, "height": picture.height, "width": picture.width}
-        image |= {
-            "image_key": picture.key,
-            **_knowledge(picture, found, kept, looked_for(picture.key) if searched else frozenset()),
-        }
+        looked = looked_for(picture.key) if searched else frozenset()
+        image |= {"image_key": picture.key, **_knowledge(picture, found, kept, whole, looked)}
         file.write((b",\n" if done.pictures else b"\n") + orjson.dumps(image))
         done.pictures += 1
         for standing in kept:
@@ -139,17 +137,42 @@ def _write(
 
 
 def _knowledge(
-    picture: Picture, found: Sequence[Standing], kept: Sequence[Standing], searched: frozenset[int]
+    picture: Picture,
+    found: Sequence[Standing],
+    kept: Sequence[Standing],
+    whole: Sequence[Standing],
+    searched: frozenset[int],
 ) -> dict[str, list[int]]:
-    """What is known of a picture's categories, as LVIS's lists: those it lacks, and those that may have more masks."""
+    """What is known of a picture's categories, as LVIS's lists: those it lacks, and those that may have more masks.
+
+    What people said stands, whatever a model says. Of the categories that a labeler searched, those are open of which a
+    mask is neither written nor refused, unless it is in question beside a written mask of the same; so are those of
+    lost masks that have another category now. What a reviewer refused may be there, and wait to be drawn otherwise.
+
+    Args:
+        found: masks that stand. kept: those that are written. whole: those that stand, and lost ones.
+    """
+    entries = {standing.entry.entry_id: standing.entry for standing in whole}
     written = {standing.entry.entry_id for standing in kept}
-    left = [one.entry for one in found if one.entry.state != "rejected" and one.entry.entry_id not in written]
-    open_ = {entry.concept.category_id for entry in left}
+    open_, refused, undrawn = set(), set(), set()
+    for standing in found:
+        entry, word = standing.entry, standing.decision
+        category, other = entry.concept.category_id, entries.get(entry.relative or "")
+        if entry.state == "rejected":
+            if word is not None and word.is_by_reviewer:
+                refused.add(category)
+                undrawn |= {category} if entry.origin == "human" else set()
+        elif entry.entry_id not in written:
+            is_written = other is not None and other.entry_id in written
+            if entry.state == "kept" or other is None or other.concept != entry.concept or not is_written:
+                open_.add(category)
+            if other is not None and not is_written:
+                open_.add(other.concept.category_id)
     there = {standing.entry.concept.category_id for standing in kept} - {-1}
-    finished = {*picture.exhaustive} | (searched - open_)
+    by_people = {*picture.exhaustive} - undrawn
     return {
-        "neg_category_ids": sorted(({*picture.absent} | finished) - there),
-        "not_exhaustive_category_ids": sorted(there - finished),
+        "neg_category_ids": sorted(({*picture.absent} | by_people | (searched - open_ - refused)) - there),
+        "not_exhaustive_category_ids": sorted(there - by_people - (searched - open_ - undrawn)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dataengine.ledger.records import Decision, Entry, Picture
@@ -97,26 +98,36 @@ class View:
     def searched(self) -> Callable[[str], frozenset[int]]:
         """Of a picture's key: the categories that a labeler looked for there, whatever it found."""
         searches = self._searches()
-        return lambda key: frozenset().union(*(one.categories for one in searches if key not in one.unseen))
+
+        @cache
+        def of(*looked: bool) -> frozenset[int]:
+            return frozenset().union(*(one.categories for one, has in zip(searches, looked, strict=True) if has))
+
+        return lambda key: of(*(key not in one.unseen for one in searches))
 
     def current(self) -> Callable[[str, Sequence[Standing]], list[Standing]]:
         """Of a picture's key and masks: those that are neither superseded nor lost.
 
-        Lost is what a model proposed in an earlier round and a later one of the same labeler, which looked for the
-        category there, did not propose again, not even as worse; what a reviewer decided is never lost.
+        Lost is what a model proposed in an earlier round and a later one of the same labeler, by name, which looked
+        for the category there, did not propose again, not even as worse; what a reviewer decided is never lost.
         """
         searches = self._searches()
 
+        @cache
+        def newest(*looked: bool) -> dict[tuple[str, int], int]:
+            """By labeler and category the last round that looked for it."""
+            rounds = [one for one, has in zip(searches, looked, strict=True) if has]
+            return {(one.labeler, category): one.round for one in rounds for category in one.categories}
+
         def of(key: str, found: Sequence[Standing]) -> list[Standing]:
-            looked = [one for one in searches if key not in one.unseen]
-            newest = {(one.labeler, category): one.round for one in looked for category in one.categories}
+            rounds = newest(*(key not in one.unseen for one in searches))
             again = {(s.entry.relative, s.entry.round) for s in found if s.entry.relation == "duplicate"}
 
             def is_lost(standing: Standing) -> bool:
                 entry, word = standing.entry, standing.decision
                 if entry.labeler is None or (word is not None and word.is_by_reviewer):
                     return False
-                round = newest.get((entry.labeler.name, entry.concept.category_id), entry.round)
+                round = rounds.get((entry.labeler.name, entry.concept.category_id), entry.round)
                 return entry.round < round and (entry.entry_id, round) not in again
 
             return [one for one in found if not one.is_superseded and not is_lost(one)]

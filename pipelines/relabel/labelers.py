@@ -13,8 +13,6 @@ from dataengine import masks
 from dataengine.errors import ReasonError, UserError
 from dataengine.ledger import records
 from dataengine.ledger.records import Concept, Entry, Picture, Proposal
-from dataengine.records import Category
-from pipelines.relabel import overlaps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,13 +120,6 @@ def make(spec: Spec) -> Labeler:
 def record_of(labeler: Labeler) -> records.Labeler:
     """What the ledger says of a labeler."""
     return records.Labeler(name=labeler.name, revision=labeler.revision, settings=labeler.settings)
-
-
-def searched_by(labeler: Labeler, categories: Sequence[Category]) -> list[int]:
-    """Ids of the categories that a labeler looks for in every picture, ascending."""
-    known = [Concept(text=one.text, category_id=one.id) for one in categories]
-    asked = overlaps.same_concepts(known, getattr(labeler, "asks", ()))
-    return sorted(one.category_id for one, row in zip(known, asked, strict=True) if row.any())
 
 
 def settings_of(kind: type[Settings], given: Mapping[str, Any], name: str) -> Settings:

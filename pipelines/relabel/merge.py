@@ -280,10 +280,15 @@ def _beside_models(
     """A new version of an earlier mask supersedes it, unless it stands worse; then it is that one's duplicate.
 
     What a person's mask or word decided supersedes in any case, because it came after the earlier mask. One entry
-    supersedes one, the nearest pairs first. What would be kept where another category was is reviewed.
+    supersedes one, the nearest pairs first; where several are near enough, one that stands best. What would be kept
+    where another category was is reviewed.
     """
     shared, same = _beside(entries, mine, models, picture)
     nearest = _nearest(shared.iou * same)
+    for state in ("rejected", "review", "kept"):  # an earlier mask that stands better goes before a nearer one
+        here = np.array([one.state == state for one in models], dtype=bool)
+        found_here = _nearest(shared.iou * same * here)
+        nearest = [new if new[1] >= rules.replaces else old for new, old in zip(found_here, nearest, strict=True)]
     others = overlaps.other_categories([one.concept for one in entries], [one.concept for one in models])
     are_kept = np.array([one.state == "kept" for one in models], dtype=bool)
     swapped = _nearest(shared.iou * (others & are_kept))

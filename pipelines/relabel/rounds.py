@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -66,6 +67,7 @@ def relabel(
     ledger = Ledger.open(directory)
     asked = labelers.make(labeler)
     made = labelers.record_of(asked)
+    searched = searched_by(asked, ledger.categories)
     told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
 
     def after(view: View) -> tuple[pipeline.Rules, Settings]:
@@ -91,7 +93,7 @@ def relabel(
         "labeler": asdict(made),
         "rules": told,
         "seconds": round(result.seconds, 1),
-        "searched": labelers.searched_by(asked, ledger.categories),
+        "searched": searched,
         "unlabelled": sorted({*pipeline.quarantined_in(result), *(forbidden.found if forbidden is not None else ())}),
     }
     if forbidden is not None:
@@ -310,23 +312,42 @@ class LedgerMerge:
         Raises:
             AnswerError: `unknown_category`: a proposal is of a category that the ledger does not have.
         """
-        known = {category.id: category for category in self.categories}
-        named = [(replace(one, concept=self._concept(one.concept, known)), checks) for one, checks in checked]
+        named = [(replace(one, concept=written(one.concept, self.categories)), checks) for one, checks in checked]
         words = [one.decision for one in (*human, *earlier) if isinstance(one, Known) and one.decision is not None]
         entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler, words)
-        writing.check_entries(entries, picture, {number: one.text for number, one in known.items()})
+        writing.check_entries(entries, picture, {category.id: category.text for category in self.categories})
         return entries
 
-    def _concept(self, concept: Concept, known: Mapping[int, Category]) -> Concept:
-        """A concept as the ledger writes it: what is called like a category, by whatever name of it, is of it."""
-        if concept.category_id == -1:
-            same = [one for one in self.categories if concept.text in (one.text, one.name)]
-            return Concept(text=same[0].text, category_id=same[0].id) if len(same) == 1 else concept
-        found = known.get(concept.category_id)
-        if found is None or concept.text not in (found.text, found.name, *found.synonyms):
-            message = f"the ledger has no category {concept.category_id} {concept.text!r:.80}"
-            raise AnswerError("unknown_category", message)
-        return replace(concept, text=found.text)
+
+def written(concept: Concept, categories: Sequence[Category]) -> Concept:
+    """A concept as a ledger with these categories writes it: what has one of a category's names is of it.
+
+    Raises:
+        AnswerError: `unknown_category`: it is of a category that the ledger does not have.
+    """
+    if concept.category_id == -1:
+        same = [one for one in categories if concept.text in (one.text, one.name)]
+        return Concept(text=same[0].text, category_id=same[0].id) if len(same) == 1 else concept
+    for found in categories:
+        if found.id == concept.category_id and concept.text in (found.text, found.name, *found.synonyms):
+            return replace(concept, text=found.text)
+    message = f"the ledger has no category {concept.category_id} {concept.text!r:.80}"
+    raise AnswerError("unknown_category", message)
+
+
+def searched_by(labeler: Labeler, categories: Sequence[Category]) -> list[int]:
+    """Ids of a ledger's categories that a labeler looks for in every picture, ascending.
+
+    Raises:
+        UserError: its `asks` are no concepts.
+    """
+    found = set()
+    for concept in getattr(labeler, "asks", ()):
+        if not isinstance(concept, Concept):
+            raise UserError(f"labeler {labeler.name}: asks: a Concept is needed, not {type(concept).__name__}")
+        with contextlib.suppress(AnswerError):  # what it is called in vain costs the pictures where it is found
+            found.add(written(concept, categories).category_id)
+    return sorted(found - {-1})
 
 
 def opened_or_begun(source: str, out: str | None) -> str:

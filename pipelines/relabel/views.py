@@ -7,6 +7,7 @@ Solovyev et al. ("Weighted boxes fusion", 2021): a mask that one view lacks lose
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ MOVED = 24  # a view is moved by one part in so many of the longer side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class Transform:
     """A picture, mirrored or not, then moved by dx, dy in units of its longer side over `MOVED`; its edges fill up."""
 
     mirrored: bool = False
@@ -43,11 +44,13 @@ class View:
         return self.dx * unit, self.dy * unit
 
 
-VIEWS = (View(), View(mirrored=True), View(dx=1, dy=1), View(mirrored=True, dx=-1, dy=1))
+VIEWS = (Transform(), Transform(mirrored=True), Transform(dx=1, dy=1), Transform(mirrored=True, dx=1, dy=-1))
 
 
 def _moved(picture: np.ndarray, dx: int, dy: int, fill: bool = True) -> np.ndarray:
     """Moved to the right and down. fill: with the nearest pixels, else with zeros."""
+    if not (dx or dy):
+        return np.ascontiguousarray(picture)
     height, width = picture.shape[:2]
     around = ((max(dy, 0), max(-dy, 0)), (max(dx, 0), max(-dx, 0)), *[(0, 0)] * (picture.ndim - 2))
     wide = np.pad(picture, around, mode="edge" if fill else "constant")
@@ -55,30 +58,29 @@ def _moved(picture: np.ndarray, dx: int, dy: int, fill: bool = True) -> np.ndarr
     return np.ascontiguousarray(wide[top : top + height, left : left + width])
 
 
-def joined(answers: Sequence[Sequence[Proposal]], views: Sequence[View], picture: Picture) -> list[Proposal]:
+def joined(answers: Sequence[Sequence[Proposal]], views: Sequence[Transform], picture: Picture) -> list[Proposal]:
     """The answers to the views of a picture as one, the best scores first.
 
     Masks of one concept and an IoU of at least `SAME_IOU` are of one object, one of each view: beginning with the best,
-    each takes what fits it best of every other view. Their mask has the pixels that hold half of their scores, and
-    their score is the sum over the number of views.
+    each takes what fits it best of every other view. Their mask has the pixels that hold half of the scores of those
+    that see the pixel, and their score is the sum over the number of views.
 
     Args:
         answers: of each view, on the view's canvas, which is as large as the picture.
     """
     size = picture.height, picture.width
     found = [
-        (number, proposal, replace(proposal, rle=masks.encode(view.back(masks.decode(proposal.rle, *size)))))
+        (number, replace(proposal, rle=masks.encode(view.back(masks.decode(proposal.rle, *size)))))
         for number, (view, answer) in enumerate(zip(views, answers, strict=True))
         for proposal in answer
     ]
-    found.sort(key=lambda one: -one[1].score)
-    pool = [proposal for _, _, proposal in found]
-    if not pool:
+    if not found:
         return []
-    made = overlaps.decoded([one.rle for one in pool], *size)
-    concepts = [one.concept for one in pool]
+    found.sort(key=lambda one: -one[1].score)
+    view_of, pool = np.array([number for number, _ in found]), [proposal for _, proposal in found]
+    made, concepts = overlaps.decoded([one.rle for one in pool], *size), [one.concept for one in pool]
     fits = overlaps.overlaps(made, made).iou * overlaps.same_concepts(concepts, concepts)
-    view_of = np.array([number for number, _, _ in found])
+    seen = [view.back(np.ones(size, dtype=bool)) for view in views]
     is_free = np.ones(len(pool), dtype=bool)
     result = []
     for best in range(len(pool)):
@@ -86,25 +88,28 @@ def joined(answers: Sequence[Sequence[Proposal]], views: Sequence[View], picture
             continue
         is_free[best] = False
         group = [best]
-        for view in sorted(set(view_of.tolist()) - {int(view_of[best])}):
+        for view in range(len(views)):
             value = np.where(is_free & (view_of == view), fits[best], 0.0)
             other = int(value.argmax())
-            if value[other] >= SAME_IOU:
+            if view != view_of[best] and value[other] >= SAME_IOU:
                 is_free[other] = False
                 group.append(other)
-        result.append(_one_of([pool[i] for i in group], len(views), size))
-    return sorted((one for one in result if one is not None), key=lambda one: -one.score)
+        one = _one_of([pool[i] for i in group], [seen[view_of[i]] for i in group], len(views), size)
+        result += [] if one is None else [one]
+    return sorted(result, key=lambda one: -one.score)
 
 
-def _one_of(group: Sequence[Proposal], num_views: int, size: tuple[int, int]) -> Proposal | None:
-    """The mask of a group, named as its best one; None where no pixel is left."""
-    scores = np.array([one.score for one in group])
-    total = float(scores.sum())
-    if not np.isfinite(total):  # that is for the check of answers to say
+def _one_of(
+    group: Sequence[Proposal], seen: Sequence[np.ndarray], num_views: int, size: tuple[int, int]
+) -> Proposal | None:
+    """The mask of a group, named as its best one; None where no pixel is left. seen: what the view of each shows."""
+    total = sum(one.score for one in group)
+    if not math.isfinite(total):  # that is for the check of answers to say
         return replace(group[0], score=total)
-    weights = scores if total > 0 else np.ones(len(group))
-    held = sum(
-        (weight * masks.decode(one.rle, *size) for weight, one in zip(weights, group, strict=True)), np.zeros(size)
-    )
-    mask = held >= weights.sum() / 2
+    held, most = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for one, there in zip(group, seen, strict=True):
+        weight = one.score if total > 0 else 1.0
+        held += np.float32(weight) * masks.decode(one.rle, *size)
+        most += np.float32(weight) * there
+    mask = (held > 0) & (2 * held >= most)
     return replace(group[0], rle=masks.encode(mask), score=min(1.0, total / num_views)) if mask.any() else None

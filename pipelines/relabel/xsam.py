@@ -20,7 +20,7 @@ from pipelines.relabel import overlaps
 from pipelines.relabel.concepts import Categories, concepts_of, of_concept, phrases_of, read_json, wanted
 from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
 from pipelines.relabel.sam import digest_of
-from pipelines.relabel.views import VIEWS, View, joined
+from pipelines.relabel.views import VIEWS, Transform, joined
 
 if TYPE_CHECKING:
     from model.predictions import Prediction
@@ -88,6 +88,8 @@ class Xsam:
         self.asks = tuple(self._concepts) if one.task == "generic" else ()  # not all are shown in every picture
         self._phrases = None if one.phrases is None else phrases_of(one.phrases)
         told = one.model_dump(exclude={"model", "device", "categories", "exemplars", "pictures", "phrases"})
+        if one.views == 1:  # as it was before there were any
+            del told["views"]
         told["categories"] = [[concept.text, concept.category_id] for concept in self._concepts]
         told["files"] = [_digest(path) for path in (one.exemplars, one.phrases) if path is not None]
         self.settings = canonical(told)
@@ -220,7 +222,7 @@ class Xsam:
                 yield Proposal(rle=mask.rle, concept=Concept(text=mask.text), score=mask.score, prompt=prompt)
 
 
-def _seen(question: Question, view: View) -> Question:
+def _seen(question: Question, view: Transform) -> Question:
     assert question.pixels is not None
     return dataclasses.replace(question, pixels=view.pixels(question.pixels))
 

@@ -373,6 +373,46 @@ def test_what_is_known_of_categories_is_exported(relabeled, tmp_path):
     assert known("decided", ledger, searched=True) == [([3], []), ([1, 3], [])]
 
 
+def test_words_on_masks_open_categories(relabeled, tmp_path):
+    """Of what was searched: in question, called otherwise, refused; what people said stands."""
+
+    first = next(iter(relabeled.pictures()))
+
+    def known(entries, decisions=(), **fields) -> tuple[list[int], list[int]]:
+        number = len(list(tmp_path.iterdir()))
+        picture = replace(first, **{"exhaustive": (), "absent": (), **fields})
+        people = [one for one in entries if one.origin == "human"]
+        ledger = Ledger.create(str(tmp_path / f"l{number}"), [picture], relabeled.categories, people)
+        facts = {"labeler": {"name": "robot"}, "searched": [1, 2], "unlabelled": []}
+        for round in (1, 2):
+            if mine := [one for one in entries if one.origin == "model" and one.round == round]:
+                ledger.append("relabel", round, mine, facts=facts)
+        ledger.append("review", 1, [], decisions)
+        out = str(tmp_path / f"e{number}")
+        (image,) = json.loads(export(ledger.view(), out, searched=True).file.read_text())["images"]
+        return image["neg_category_ids"], image["not_exhaustive_category_ids"]
+
+    dog, cat = relabeled.concept(1), relabeled.concept(2)
+    mask_id = proposed(first, 0, dog).mask_id
+    by_hand = {"entry_id": entry_id_of(mask_id, 0, None), "origin": "human", "labeler": None}
+    drawn = proposed(first, 0, dog, 0, **by_hand)
+    other = proposed(first, 1, dog, state="review", relation="conflict", relative=drawn.entry_id)
+    grey = proposed(first, 20, dog, state="review")
+    assert known([drawn, other]) == ([2], [])  # another version of what is annotated
+    assert known([drawn, grey]) == ([2], [1])
+    assert known([grey], exhaustive=(1,)) == ([1, 2], [])
+    assert known([grey], absent=(1,)) == ([1, 2], [])
+    model = proposed(first, 0, dog)
+    called = proposed(first, 0, cat, 2, state="review", relation="conflict", relative=model.entry_id)
+    assert known([model, called]) == ([], [])  # a dog or a cat
+    no = {"state": "rejected", "by": "reviewer:ann", "action": "reject"}
+    assert known([model], [Decision(entry_id=model.entry_id, **no)]) == ([2], [])
+    assert known([drawn], [Decision(entry_id=drawn.entry_id, **no)], exhaustive=(1, 3)) == ([3], [])
+    refused = [Decision(entry_id=grey.entry_id, **no)]
+    assert known([drawn, grey], refused) == ([2], [])
+    assert known([grey], refused, exhaustive=(1, 3)) == ([1, 2, 3], [])
+
+
 def test_what_a_later_round_does_not_find_again_is_not_current(relabeled, tmp_path):
     ledger = Ledger.create(str(tmp_path / "open"), relabeled.pictures(), relabeled.categories, [])
     one, two = ledger.pictures()

@@ -10,7 +10,7 @@ import pytest
 from dataengine import masks
 from dataengine.ledger.records import Concept, Picture, Proposal
 from pipelines.relabel import labelers
-from pipelines.relabel.views import VIEWS, View, joined
+from pipelines.relabel.views import VIEWS, Transform, joined
 
 HEIGHT, WIDTH = 30, 48  # moved by 2 px
 PICTURE = Picture(key="p", path="p.png", sha256="0" * 64, height=HEIGHT, width=WIDTH)
@@ -27,8 +27,8 @@ def said(mask: np.ndarray, score: float, concept: Concept = DOG) -> Proposal:
     return Proposal(rle=masks.encode(mask), concept=concept, score=score)
 
 
-def seen(view: View, mask: np.ndarray) -> np.ndarray:
-    """A mask that touches no edge, as the view shows it."""
+def seen(view: Transform, mask: np.ndarray) -> np.ndarray:
+    """A mask as the view shows it."""
     return view.pixels(np.repeat(mask[:, :, None], 3, axis=2))[..., 0]
 
 
@@ -47,7 +47,7 @@ def test_views_differ_and_edges_fill_up():
     assert np.array_equal(shown[1], picture[:, ::-1])
     assert np.array_equal(shown[2][2:, 2:], picture[:-2, :-2])
     assert np.array_equal(shown[2][:3, 5], np.repeat(picture[:1, 3], 3, axis=0))
-    assert np.array_equal(shown[3][2:, :-2], picture[:-2, ::-1][:, 2:])
+    assert np.array_equal(shown[3][:-2, 2:], picture[2:, ::-1][:, :-2])
     corner = np.zeros((HEIGHT, WIDTH), bool)
     corner[:4, :4] = True
     assert np.array_equal(VIEWS[2].back(corner), square(0, 0, 2))  # two rows and columns lie outside of the picture
@@ -61,6 +61,15 @@ def test_what_views_agree_on_is_one_mask_and_keeps_its_score():
     assert one.score == pytest.approx(0.75)
     # column 20 has 1.6 of 3.0, 28 (of the masks at 21 and 22) 1.4, 21 2.4
     assert np.array_equal(masks.decode(one.rle, HEIGHT, WIDTH), square(20, 7))
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 11), (40, 11), (20, 0), (20, 22), (0, 0), (40, 22), (40, 0), (0, 22)])
+@pytest.mark.parametrize("scores", [(0.9, 0.8, 0.7, 0.6), (0.6, 0.7, 0.8, 0.9)])
+def test_masks_at_edges_are_not_cut(x, y, scores):
+    """Moved views do not see all of the picture; what they do not see they do not vote on."""
+    answers = [[said(seen(view, square(x, y)), score)] for view, score in zip(VIEWS, scores, strict=True)]
+    (one,) = joined(answers, VIEWS, PICTURE)
+    assert np.array_equal(masks.decode(one.rle, HEIGHT, WIDTH), square(x, y))
 
 
 def test_what_one_view_says_loses_the_share_of_the_others():
