@@ -160,6 +160,20 @@ def test_another_category_where_one_was_kept_is_reviewed():
     assert merged([proposal(BOX)], earlier=both, round=2)[0].supersedes == both[1].entry_id
 
 
+def test_an_earlier_mask_that_stands_goes_before_a_nearer_one():
+    """Of two proposals of an object NMS rejects one; a later round may come nearer to that one."""
+    kept, poor = merged([proposal(BOX)]), merged([proposal((20, 20, 60, 52))], checks=[REJECTED])
+    waits = merged([proposal((20, 20, 60, 54))], checks=[REVIEWED])
+    [good] = merged([proposal((20, 20, 60, 53))], earlier=[*poor, *kept, *waits], round=2)
+    assert good.supersedes == kept[0].entry_id
+    [weak] = merged([proposal((20, 20, 60, 53))], earlier=[*poor, *kept], checks=[REVIEWED], round=2)
+    assert (weak.relation, weak.relative, weak.state) == ("duplicate", kept[0].entry_id, "rejected")
+    [good] = merged([proposal((20, 20, 60, 53))], earlier=[*poor, *waits], round=2)
+    assert good.supersedes == waits[0].entry_id
+    [far] = merged([proposal((20, 20, 40, 52))], earlier=[*poor, *kept], round=2)  # IoU 0.4 and 0.5
+    assert far.supersedes == poor[0].entry_id
+
+
 def test_one_supersedes_one_and_the_nearest_first():
     old = entry(BOX, origin="model", round=1)
     near, far = proposal((20, 20, 60, 58)), proposal((20, 20, 60, 50))
