@@ -20,11 +20,12 @@ def measure(
 ) -> dict[str, Any]:
     """Figures of a ledger at the end of a round, JSON values.
 
-    proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; in_review;
-    confirmed: as a person drew them; conflicted: of the relation `conflict`, whatever became of them; by_filter,
-    by_rule: rejected, by reason; by_people: words of reviewers on masks of the round, by action, `add` for what they
-    drew where nothing was; accept: share that is kept of all that is not confirmed. kept: all masks that stand and are
-    not lost (`View.current`), of people and models; categories: these by what they show. hidden: see `Quality`.
+    proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; lost: those
+    that were not found again since (`View.current`); in_review; confirmed: as a person drew them; conflicted: of the
+    relation `conflict`, whatever became of them; by_filter, by_rule: rejected, by reason; by_people: words of reviewers
+    on masks of the round, by action, `add` for what they drew where nothing was; accept: share that is kept of all that
+    is not confirmed. kept: all masks that stand, of people and models; categories: these by what they show. hidden: see
+    `Quality`.
 
     Args:
         filters: names of the chain's filters. truth: has the annotations of the pictures `hidden`, keys.
@@ -40,6 +41,7 @@ def measure(
     current = view.current()
     for picture, found in view.walk(with_checks=False):
         standing = [s.entry for s in current(picture.key, found) if s.entry.state == "kept"]
+        counts["lost"] += sum(s.entry.state == "kept" and not s.is_superseded for s in found) - len(standing)
         kept.update(entry.concept.text for entry in standing)
         origins.update(entry.origin for entry in standing)
         for entry, word in ((s.entry, s.decision) for s in found):
@@ -62,7 +64,7 @@ def measure(
                     (by_filter if entry.reason in filters else by_rule)[entry.reason or "-"] += 1
         if true is not None and picture.key in hidden:
             quality.add(picture, standing, true.entries(picture.key))
-    names = ("proposed", "added", "renewed", "in_review", "confirmed", "conflicted")
+    names = ("proposed", "added", "renewed", "lost", "in_review", "confirmed", "conflicted")
     asked = counts["proposed"] - counts["confirmed"]
     return {
         **{name: counts[name] for name in names},

@@ -75,6 +75,7 @@ def table(rounds: Rounds) -> list[list[str]]:
             (name.replace("_", " "), ["–" if one["round"] == 0 else f"{one[name]:,}" for one in rounds])
             for name in ("proposed", "added", "renewed", "confirmed", "conflicted", "in_review")
         ),
+        ("not found again", ["–" if one["round"] == 0 else f"{one['lost']:,}" for one in rounds]),
         (
             "rejected by filters",
             ["–" if one["round"] == 0 else f"{sum(one['by_filter'].values()):,}" for one in rounds],

@@ -385,7 +385,8 @@ class Loop:
                     f"{self.ledger}: no mask of a person is kept at step {step}, and training.people has some"
                 )
             data |= self._built(number, people, alone)
-        return {"data": data, "pictures": done.pictures, "annotations": done.annotations, "ledger": view.version}
+        figures = {"pictures": done.pictures, "annotations": done.annotations, "left_out": dict(done.left_out)}
+        return {"data": data, **figures, "ledger": view.version}
 
     def _built(self, number: int, names: tuple[str, ...], coco: Path) -> dict[str, str]:
         """Datasets of a round, by name, that are built of a COCO folder."""

@@ -72,7 +72,8 @@ def ledgers(tmp_path):
             entry(two, CAT, 14, 3, 1, state="rejected", reason="in_crowd", relation="in_crowd"),
         ],
     )
-    ledger.append("relabel", 2, [entry(two, CAT, 0, 10, 2, supersedes=cat.entry_id)])
+    facts = {"labeler": {"name": "robot"}, "searched": [2], "unlabelled": ["one"]}
+    ledger.append("relabel", 2, [entry(two, CAT, 0, 10, 2, supersedes=cat.entry_id)], facts=facts)
     return ledger, true
 
 
@@ -98,7 +99,9 @@ def test_what_takes_the_place_of_an_earlier_mask_is_not_added(ledgers):
     ledger, true = ledgers
     found = measure(ledger.view(2), 2, [], true, {"two"})
     assert (found["proposed"], found["added"], found["renewed"], found["accept"]) == (1, 0, 1, 1.0)
-    assert found["kept"] == {"all": 3, "human": 1, "model": 2}
+    assert found["kept"] == {"all": 2, "human": 1, "model": 1}
+    assert found["lost"] == 1  # the dog was looked for again
+    assert found["hidden"]["kept"] == 1
 
 
 def test_before_the_first_round_nothing_is_proposed(ledgers):

@@ -9,7 +9,7 @@ import pytest
 from pipelines.loop import recipe as recipes
 from pipelines.loop import report
 
-NOTHING = dict.fromkeys(("proposed", "added", "renewed", "in_review", "confirmed", "conflicted"), 0)
+NOTHING = dict.fromkeys(("proposed", "added", "renewed", "lost", "in_review", "confirmed", "conflicted"), 0)
 ROUNDS = [
     {
         **NOTHING,
@@ -32,6 +32,7 @@ ROUNDS = [
         "proposed": 1200,
         "added": 700,
         "renewed": 0,
+        "lost": 3,
         "in_review": 90,
         "confirmed": 200,
         "conflicted": 12,
@@ -81,6 +82,7 @@ def test_the_page_shows_every_round(written, watch):
     assert rows["score before, %"] == ["–", "25.0"]
     assert rows["score after, %"] == ["25.0", "31.2"]
     assert rows["proposed"] == ["–", "1,200"]
+    assert rows["not found again"] == ["–", "3"]
     assert rows["rejected by filters"] == ["–", "160"]
     assert rows["people: whole image bad"] == ["–", "2"]
     assert rows["seconds of people"] == ["–", "61.5"]
