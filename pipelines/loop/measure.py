@@ -20,8 +20,8 @@ def measure(
 ) -> dict[str, Any]:
     """Figures of a ledger at the end of a round, JSON values.
 
-    proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; lost: those
-    that were not found again since (`View.current`); in_review; confirmed: as a person drew them; conflicted: of the
+    proposed: masks of the round; added: kept where nothing was, renewed: in the place of an earlier round's; lost: kept
+    once, and not found again since (`View.current`); in_review; confirmed: as a person drew them; conflicted: of the
     relation `conflict`, whatever became of them; by_filter, by_rule: rejected, by reason; by_people: words of reviewers
     on masks of the round, by action, `add` for what they drew where nothing was; accept: share that is kept of all that
     is not confirmed. kept: all masks that stand, of people and models; categories: these by what they show. hidden: see
