@@ -53,7 +53,7 @@ def export(
 
     Args:
         out: a local folder; files of earlier exports in it are written anew, pictures kept. pictures: `link`, `copy`
-            or `none`. bare: also write pictures without a mask that is kept, of which nobody knows what is in them.
+            or `none`. bare: also write pictures without a mask that is written.
         people: only masks that a person drew or accepted. searched: a labeler is taken at its word: what an earlier
             round of it proposed and a later one did not find again is left out, and categories that it looked for in a
             picture are finished there, as those that people annotated throughout, unless a mask of them is in question.

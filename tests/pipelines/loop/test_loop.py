@@ -83,6 +83,10 @@ def test_the_model_labels_what_it_is_trained_on_next(loop, recipe, tmp_path):
     shown = {image["id"] for image in exported["images"]}  # of the others nobody said what is in them
     assert shown == {one["image_id"] for one in exported["annotations"]}
     assert 0 < len(shown) <= 4
+    # in pictures that it labelled the model is taken at its word
+    assert all(step.facts["searched"] == [one.id for one in ledger.categories] for step in ledger.steps[1:])
+    labelled = json.loads((out / "rounds" / "001" / "coco" / "annotations" / "instances_train.json").read_text())
+    assert any(one["neg_category_ids"] for one in labelled["images"] if one["id"] not in shown)
     lineages = {
         (thing.lineage.origin, thing.lineage.labeler, thing.lineage.round)
         for sample in open_dataset(str(out / "rounds" / "002" / "data" / "labels")).samples()

@@ -49,6 +49,7 @@ def called(name="bright", **settings):
 
 def test_a_function_is_a_labeler():
     made = called(categories={"dog": 1, "cat": 2}, arguments={"limit": 200}, revision="7")
+    assert [one.text for one in made.asks] == ["dog", "cat"]
     (found,) = made.label([models.question()])
     assert [p.concept.text for p in found] == ["dog", "cat"]
     assert found[0].rle == masks.encode(models.pixels()[..., 0] > 200)

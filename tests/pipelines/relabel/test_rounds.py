@@ -17,11 +17,13 @@ pytest.importorskip("pipelines.relabel.merge")
 pytest.importorskip("dataengine.ledger.ledger")
 
 from dataengine import masks
+from dataengine.errors import UserError
 from dataengine.ledger.ledger import Ledger
 from dataengine.ledger.records import Concept, Decision
+from dataengine.records import Category
 from pipelines.cli import app
-from pipelines.relabel.labelers import Question
-from pipelines.relabel.rounds import look_again
+from pipelines.relabel.labelers import AnswerError, Question
+from pipelines.relabel.rounds import look_again, searched_by, written
 
 ROOT = Path(__file__).parents[3]
 EXACT = dict.fromkeys(("missed", "wrong_class", "eroded", "dilated", "shifted", "invented", "iou_spread"), 0)
@@ -300,26 +302,18 @@ def test_mistakes_of_the_command_line(call, tree, tmp_path):
 
 
 def test_categories_have_the_names_of_the_ledger():
-    from dataengine.ledger.records import Labeler
-    from dataengine.records import Category
-    from pipelines.relabel.labelers import AnswerError
-    from pipelines.relabel.merge import Rules
-    from pipelines.relabel.rounds import LedgerMerge
-
     categories = (
         Category(id=3, name="hot-dog", text="hot dog", synonyms=("frankfurter",)),
         Category(id=4, name="a", text="a"),
     )
-    merge = LedgerMerge(rules=Rules(), round=1, labeler=Labeler(name="x", revision="1"), categories=categories)
-    known = {category.id: category for category in categories}
     dog = Concept(text="hot dog", category_id=3)
     for text, number in (("hot dog", 3), ("hot-dog", 3), ("frankfurter", 3), ("hot-dog", -1), ("hot dog", -1)):
-        assert merge._concept(Concept(text=text, category_id=number), known) == dog
+        assert written(Concept(text=text, category_id=number), categories) == dog
     phrase = Concept(text="the left dog")
-    assert merge._concept(phrase, known) == phrase
+    assert written(phrase, categories) == phrase
     for text, number in (("dog", 3), ("hot dog", 4), ("hot dog", 5)):
         with pytest.raises(AnswerError, match="no category"):
-            merge._concept(Concept(text=text, category_id=number), known)
+            written(Concept(text=text, category_id=number), categories)
 
 
 class Corner:
@@ -369,3 +363,17 @@ def test_masks_of_sam_on_a_ledger(call, tree, tmp_path):
     assert not opened.verify()
     assert Path(folder).is_dir()
     assert Image.open(next(opened.pictures()).path).size == (32, 24)
+
+
+def test_what_a_labeler_looks_for_is_named_as_its_masks_are():
+    names = [("dog", "dog"), ("mouse", "mouse"), ("mouse (device)", "mouse"), ("bow_(weapon)", "bow")]
+    known = [Category(id=n, name=name, text=text) for n, (name, text) in enumerate(names, start=1)]
+    asks = [("dog", 1), ("mouse", -1), ("bow_(weapon)", -1), ("zebra", 3), ("a red thing", -1)]
+    labeler = Corner()
+    labeler.name = "corner"
+    assert searched_by(labeler, known) == []
+    labeler.asks = [Concept(text=text, category_id=number) for text, number in asks]
+    assert searched_by(labeler, known) == [1, 4]  # which mouse is not known, zebra is none of them
+    labeler.asks = ["dog"]
+    with pytest.raises(UserError, match="asks: a Concept is needed, not str"):
+        searched_by(labeler, known)
