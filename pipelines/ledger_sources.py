@@ -39,9 +39,10 @@ class Choice:
     """What is taken of the sources.
 
     split: only this one. exhaustive: in which pictures of a COCO folder its categories count as annotated throughout:
-    in those that have an annotation, in all, or in none. categories: names, besides those that the sources have;
-    they are given the next ids. table: categories with ids of their own, known before the sources are read.
-    namespace: whose numbers the names of plain files are; by default the folder's name.
+    in those that have an annotation (where the image has LVIS's lists, the categories that these say), in all, or in
+    none. categories: names, besides those that the sources have; they are given the next ids. table: categories with
+    ids of their own, known before the sources are read. namespace: whose numbers the names of plain files are; by
+    default the folder's name.
     """
 
     split: str | None = None
@@ -185,6 +186,9 @@ class _Reading:
                     is_whole = wanted == "all" or (wanted == "annotated" and bool(sample.objects))
                     exhaustive = tuple(c for c in every if c not in note.incomplete) if is_whole else ()
                     picture = _picture(sample, note.sha256, exhaustive)
+                    if wanted == "annotated" and note.known is not None:
+                        whole, absent = note.known
+                        picture = replace(picture, exhaustive=_shared(whole), absent=_shared(absent))
                     self._add_picture(picture)
                     for thing in sample.objects:
                         concept = Concept(text=self.texts[thing.category_id], category_id=thing.category_id)
@@ -313,10 +317,12 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Note:
-    """What a sample does not say. sha256: of the picture's file. incomplete: categories of refused annotations."""
+    """What a sample does not say. sha256: of the picture's file. incomplete: categories of refused annotations. known:
+    categories that are finished, and those that are absent, as LVIS's lists have it; None: there are no lists."""
 
     sha256: str
     incomplete: frozenset[int]
+    known: tuple[frozenset[int], frozenset[int]] | None = None
 
 
 def _coco_outcome(context: Context, row: Row, notes: dict[str, _Note]) -> Outcome:
@@ -327,15 +333,19 @@ def _coco_outcome(context: Context, row: Row, notes: dict[str, _Note]) -> Outcom
     picture = read_picture(Folder(context.part.files["images"]), [name], height, width)
     key = numbered_key(coco.namespace_of(context), int(row.key))
     sample = sample_of(context, picture, key=key, file=context.extra["file"], record=f"image {row.key}")
-    found, refused = coco.objects_of(
-        row, context.extra["file"], height, width, {category.id for category in context.categories}
-    )
+    categories = {category.id for category in context.categories}
+    found, refused = coco.objects_of(row, context.extra["file"], height, width, categories)
+    known = None
+    if value.keys() >= {"neg_category_ids", "not_exhaustive_category_ids"}:
+        whole, absent = coco.known_of(value, found, categories, keep=False)
+        known = frozenset(thing.category_id for thing in whole.objects), absent
     account = Account(
         read=Counter(images=1, annotations=len(row.members)),
         built=Counter(images=1, annotations=len(found.objects)),
     )
     account.quarantine(refused)
-    notes[key] = _Note(sha256=hashlib.sha256(picture.data).hexdigest(), incomplete=found.incomplete)
+    digest = hashlib.sha256(picture.data).hexdigest()
+    notes[key] = _Note(sha256=digest, incomplete=found.incomplete, known=known)
     return Outcome(group=row.key, samples=[replace(sample, objects=found.objects)], bad=refused, account=account)
 
 

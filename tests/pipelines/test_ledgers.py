@@ -117,6 +117,18 @@ def test_which_pictures_are_annotated_throughout_is_said(coco_tree, tmp_path, ex
     assert [p.exhaustive for p in ledger.pictures()] == expected
 
 
+def test_what_images_say_of_categories_is_known(coco_tree, tmp_path):
+    tree = coco_tree(3)
+    tree.images[0] |= {"neg_category_ids": [1], "not_exhaustive_category_ids": [2]}
+    tree.images[1] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [9]}
+    tree.save()
+    ledger = create([str(tree.root)], str(tmp_path / "a"))
+    assert [(p.exhaustive, p.absent) for p in ledger.pictures()] == [((3,), (1,)), ((1, 2, 3), ())]
+    assert ledger.steps[0].facts["records"]["quarantined"] == {"images": {"bad_field": 1}}
+    ledger = create([str(tree.root)], str(tmp_path / "b"), Choice(exhaustive="all"))
+    assert [(p.exhaustive, p.absent) for p in ledger.pictures()] == [((1, 2, 3), ())] * 2
+
+
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_a_dataset_gives_the_same_masks_as_its_source(coco_tree, tmp_path, images):
     tree = coco_tree(4)
