@@ -50,8 +50,8 @@ def standings(entries: Iterable[tuple[int, Entry]], decisions: Iterable[Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
-    """What a round looked for: ids of categories, in all pictures but the unseen ones, keys."""
+class Search:
+    """What a round looked for: ids of categories (none: it does not say), in all pictures but the unseen ones, keys."""
 
     labeler: str
     round: int
@@ -97,7 +97,7 @@ class View:
 
     def searched(self) -> Callable[[str], frozenset[int]]:
         """Of a picture's key: the categories that a labeler looked for there, whatever it found."""
-        searches = self._searches()
+        searches = self.searches()
 
         @cache
         def of(*looked: bool) -> frozenset[int]:
@@ -111,7 +111,7 @@ class View:
         Lost is what a model proposed in an earlier round and a later one of the same labeler, by name, which looked
         for the category there, did not propose again, not even as worse; what a reviewer decided is never lost.
         """
-        searches = self._searches()
+        searches = self.searches()
 
         @cache
         def newest(*looked: bool) -> dict[tuple[str, int], int]:
@@ -134,17 +134,17 @@ class View:
 
         return of
 
-    def _searches(self) -> list[_Search]:
-        """Of the rounds that say what their labelers looked for, oldest first."""
+    def searches(self) -> list[Search]:
+        """Of the rounds, oldest first, that say who did not see which pictures."""
         return [
-            _Search(
+            Search(
                 labeler=step.facts["labeler"]["name"],
                 round=step.round,
-                categories=frozenset(step.facts["searched"]),
+                categories=frozenset(step.facts.get("searched", ())),
                 unseen=frozenset(step.facts["unlabelled"]),
             )
             for step in self.chain
-            if step.kind == "relabel" and step.facts.get("searched")
+            if step.kind == "relabel" and {"labeler", "unlabelled"} <= step.facts.keys()
         ]
 
     def locate(self, entry_ids: Collection[str]) -> dict[str, Located]:

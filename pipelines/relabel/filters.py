@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,12 +32,14 @@ Values = Sequence[float | None]
 class Evidence:
     """What is known of a picture besides the proposals; a filter whose evidence is missing does not apply.
 
-    others: proposals of labelers of another family, by their name. again: runs the labeler that is being checked.
+    others: proposals of labelers of another family, by their name. looked_for: ids of the categories that they looked
+    for, of those that did not look for whatever there is. again: runs the labeler that is being checked.
     verifier: the probability of accepting each proposal, or None; or what tells it. exhaustive: the probability that
     all instances of a concept were found. caption: a text in which phrases must stand. seed: of the look `jitter`.
     """
 
     others: Mapping[str, Sequence[Proposal]] = field(default_factory=dict)
+    looked_for: Mapping[str, Collection[int]] = field(default_factory=dict)
     again: consistency.Again | None = None
     verifier: Values | Callable[[Proposal], float] | None = None
     exhaustive: Mapping[Concept, float] = field(default_factory=dict)
@@ -214,14 +216,16 @@ def _partners(case: _Case, one: chains.Agreement | chains.Exhaustivity, their: M
 def _agreement(case: _Case, one: chains.Agreement) -> Values:
     if not case.others:
         return [None] * len(case.proposals)
-    votes = np.zeros(len(case.proposals))
-    for other, their in case.others:
+    votes, was_asked = np.zeros(len(case.proposals)), np.zeros(len(case.proposals), dtype=bool)
+    categories = np.array([concept.category_id for concept in case.concepts], dtype=np.int64)
+    for name, (other, their) in zip(sorted(case.evidence.others), case.others, strict=True):
         agree = _partners(case, one, their)
         if one.scope == "concept":
             agree &= overlaps.same_concepts(case.concepts, [proposal.concept for proposal in other])
         votes += agree.any(axis=1)
-    found: list[float] = votes.tolist()
-    return found
+        looked_for = case.evidence.looked_for.get(name)
+        was_asked |= agree.any(axis=1) | (looked_for is None or np.isin(categories, list(looked_for)))
+    return [value if asked else None for value, asked in zip(votes.tolist(), was_asked.tolist(), strict=True)]
 
 
 def _exhaustivity(case: _Case, one: chains.Exhaustivity) -> Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from dataengine.ledger import records, writing
 from dataengine.ledger.ledger import Ledger
 from dataengine.ledger.records import Check, Concept, Entry, Picture, Proposal
 from dataengine.ledger.steps import Step
-from dataengine.ledger.view import View
+from dataengine.ledger.view import Search, View
 from dataengine.records import Account, Category
 from dataengine.store.files import Folder
 from pipelines.relabel import consistency, filters, labelers, merge, pipeline
@@ -71,10 +71,10 @@ def relabel(
     told = {"filters": chain.settings(), "merge": rules.model_dump(mode="json"), "looks": consistency.VERSION}
 
     def after(view: View) -> tuple[pipeline.Rules, Settings]:
-        unseen = unseen_by(view)
-        names = sorted(unseen.keys() - {made.name})
+        searches = tuple(one for one in view.searches() if one.labeler != made.name)
+        names = sorted({one.labeler for one in searches})
         return pipeline.Rules(
-            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed, unseen=unseen),
+            filters=ChainFilters(chain=chain, labeler=made.name, seed=ledger.seed, searches=searches),
             merge=LedgerMerge(rules=rules, round=view.round + 1, labeler=made, categories=ledger.categories),
             facts={**told, "looked": names} if names else told,
             asks_again=any(isinstance(one, Augmentation | Reprompt) for one in chain.filters),
@@ -177,13 +177,13 @@ class _Standing:
 class ChainFilters:
     """A chain of filters. Labelers of earlier rounds are those that may agree; rejected masks are no word of theirs.
 
-    unseen: see `unseen_by`; a labeler there that saw a picture and has no mask in it agrees with none.
+    searches: of other labelers; one that saw a picture and has no mask in it agrees with none of what it looked for.
     """
 
     chain: Chain
     labeler: str
     seed: int
-    unseen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    searches: tuple[Search, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UserError where a verifier cannot be had."""
@@ -197,15 +197,17 @@ class ChainFilters:
         if labeler is not None and question.pixels is not None:
             ask = partial(prompted, labeler, question.pixels) if hasattr(labeler, "prompted") else None
             again = consistency.by_concepts(partial(look_again, labeler, question), ask)
-        others, verify = self._others(question), self._verifier()
+        searches = [one for one in self.searches if question.picture.key not in one.unseen]
+        others, verify = self._others(question, searches), self._verifier()
         verifier = partial(verified, verify, question, _pixels(question)) if verify and proposals else None
-        evidence = Evidence(others=others, again=again, verifier=verifier, seed=self.seed)
+        evidence = Evidence(
+            others=others, looked_for=looked_for(searches), again=again, verifier=verifier, seed=self.seed
+        )
         return filters.apply(proposals, question.picture, self.chain, evidence)
 
-    def _others(self, question: Question) -> Mapping[str, list[Proposal]]:
+    def _others(self, question: Question, searches: Sequence[Search]) -> Mapping[str, list[Proposal]]:
         said = others_of(question.known, self.labeler)
-        looked = [name for name, unseen in self.unseen.items() if question.picture.key not in unseen]
-        return {name: said.get(name, []) for name in {*looked, *said} - {self.labeler}}
+        return {name: said.get(name, []) for name in {*(one.labeler for one in searches), *said}}
 
     def _verifier(self) -> Callable[..., Any] | None:
         one = self.chain.get("verifier")
@@ -241,18 +243,13 @@ def others_of(known: Sequence[Entry], labeler: str) -> Mapping[str, list[Proposa
     return found
 
 
-def unseen_by(view: View) -> dict[str, frozenset[str]]:
-    """Keys of the pictures that the labelers of a view's rounds did not see, by the labelers' names.
-
-    Those are pictures that were forbidden or quarantined in all rounds of a labeler. A labeler whose rounds do not say
-    which these are is left out.
-    """
-    unseen: dict[str, frozenset[str]] = {}
-    for step in view.ledger.chain(view.step):
-        if step.kind == "relabel" and "labeler" in step.facts and "unlabelled" in step.facts:
-            name, keys = step.facts["labeler"]["name"], frozenset(step.facts["unlabelled"])
-            unseen[name] = unseen.get(name, keys) & keys
-    return unseen
+def looked_for(searches: Sequence[Search]) -> dict[str, frozenset[int]]:
+    """Ids of the categories that labelers looked for, by name; without those of which a round does not say."""
+    found: dict[str, frozenset[int]] = {}
+    for one in searches:
+        found[one.labeler] = found.get(one.labeler, frozenset()) | one.categories
+    silent = {one.labeler for one in searches if not one.categories}
+    return {name: categories for name, categories in found.items() if name not in silent}
 
 
 def look_again(labeler: Labeler, question: Question, look: consistency.Look) -> list[Proposal]:

@@ -140,6 +140,15 @@ def test_agreement_needs_boxes_and_masks():
         ({"a": [proposal((0, 0, 40, 52), concept=DOG)]}, (0.0, "review")),
     ]:
         assert checks("agreement", mine, Evidence(others=others)) == [wanted]
+    both = [*mine, proposal((100, 0, 140, 40), concept=DOG)]
+    for looked_for, wanted in [
+        ({"a": {CAT.category_id}}, [(0.0, "review"), (None, "accept")]),
+        ({"a": {CAT.category_id, DOG.category_id}}, [(0.0, "review")] * 2),
+        ({"a": set()}, [(None, "accept")] * 2),
+    ]:
+        assert checks("agreement", both, Evidence(others={"a": [far]}, looked_for=looked_for)) == wanted
+    who_found_it = Evidence(others={"a": [near], "b": []}, looked_for={"a": set(), "b": {DOG.category_id}})
+    assert checks("agreement", both, who_found_it) == [(1.0, "accept"), (0.0, "review")]
     across = Evidence(others={"a": [proposal((0, 0, 40, 40), concept=DOG)]})
     assert checks("agreement:scope=all", mine, across) == [(1.0, "accept")]
 

@@ -206,7 +206,7 @@ def test_who_looked_and_found_nothing_does_not_agree(call, tree, tmp_path):
     call("ledger", "init", tmp_path / "gold", "--out", tmp_path / "gold-ledger")
     with Image.open(made.root / "train" / "5.jpg") as picture:
         fails_at = int(np.asarray(picture).sum())
-    asked = {"call": f"{__name__}:blind", "categories": {"kind-1": 1}, "arguments": {"fails_at": fails_at}}
+    asked = {"call": f"{__name__}:blind", "categories": {"kind-1": 1, "kind-2": 2}, "arguments": {"fails_at": fails_at}}
     settings = [part for key, value in asked.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     call(
         *("relabel", ledger, "--labeler", "callable", *settings),
@@ -215,17 +215,19 @@ def test_who_looked_and_found_nothing_does_not_agree(call, tree, tmp_path):
     opened = Ledger.open(str(ledger))
     by_name = {Path(p.path).stem: p.key for p in opened.pictures()}
     searched = opened.view().searched()
-    assert [searched(by_name[str(n)]) for n in range(1, 7)] == [{1}, set(), {1}, {1}, set(), {1}]
+    assert [searched(by_name[str(n)]) for n in range(1, 7)] == [{1, 2}, set(), {1, 2}, {1, 2}, set(), {1, 2}]
     call("relabel", ledger, *oracle, "--filters", "agreement")
     opened = Ledger.open(str(ledger))
-    assert [opened.view().searched()(by_name[name]) for name in "12"] == [{1}, set()]  # an oracle looks for nothing
+    assert [opened.view().searched()(by_name[name]) for name in "12"] == [{1, 2}, set()]  # an oracle looks for nothing
     values = {
-        Path(p.path).stem: check.value
+        (Path(p.path).stem, entry.concept.category_id): check.value
         for p in opened.pictures()
         for entry in opened.view().entries(p.key)
         for check in entry.checks
     }
-    assert values == {"1": 0, "2": None, "3": 0, "4": 0, "5": None, "6": 0}
+    assert {name for name, _ in values} == set("123456")
+    assert len({category for _, category in values}) == 3
+    assert values == {(name, c): 0 if name in "1346" and c in (1, 2) else None for name, c in values}
 
 
 def test_pictures_that_are_tested_on_are_not_labelled(call, tree, tmp_path):
