@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable as Function
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dataengine import masks
 from dataengine.errors import UserError
 from dataengine.ledger.records import Concept, Picture, Proposal
 from pipelines.relabel.concepts import Categories, concepts_of, wanted
-from pipelines.relabel.labelers import AnswerError, Question, canonical, settings_of
+from pipelines.relabel.labelers import LABELERS, AnswerError, Question, canonical, settings_of
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -139,15 +139,26 @@ def function_of(call: str, what: str) -> Function[..., Any]:
     return function
 
 
+def _is_free(name: str) -> str:
+    if name in LABELERS:
+        raise ValueError(f"{name} is another labeler")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$"), AfterValidator(_is_free)]
+
+
 class CallableSettings(BaseModel):
     """call: `module:function`; it is given pixels, (H, W, 3) uint8, and the categories' names, and returns masks.
 
-    revision: what tells versions of it apart. categories: see `concepts_of`. arguments: further ones, by name.
+    name: what it is called in the ledger, where labelers of one name are one. revision: what tells versions of it
+    apart. categories: see `concepts_of`. arguments: further ones, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     call: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    name: Name | None = None
     revision: str = "1"
     categories: Categories | None = None
     arguments: dict[str, Any] = {}
@@ -161,9 +172,10 @@ class Callable:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings_of(CallableSettings, settings, self.name)
+        self.name = self._settings.name or self.name
         self._concepts = [] if self._settings.categories is None else concepts_of(self._settings.categories)
         self.asks = tuple(self._concepts)
-        told = self._settings.model_dump(exclude={"revision", "categories"})
+        told = self._settings.model_dump(exclude={"name", "revision", "categories"})
         self.settings = canonical({**told, "categories": [[c.text, c.category_id] for c in self._concepts]})
         self.revision = f"{VERSION}-{self._settings.revision}"
         self._call: Function[..., Any] | None = None
@@ -187,13 +199,14 @@ class HttpSettings(BaseModel):
     """url: that is sent a POST request of JSON: `version`, `categories` and `pictures`, of key, height, width and the
     picture as a base64 PNG; it answers as `Answer` says. Addresses off this machine and its networks need `https`.
 
-    Pictures that lack different categories are sent apart. revision: what tells versions of the server apart.
+    Pictures that lack different categories are sent apart. name, revision: see `CallableSettings`.
     timeout_s: for an answer. max_mb: of one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
+    name: Name | None = None
     revision: str = "1"
     categories: Categories | None = None
     timeout_s: float = Field(default=120, gt=0)
@@ -208,6 +221,7 @@ class Http:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings_of(HttpSettings, settings, self.name)
+        self.name = self._settings.name or self.name
         _check_url(self._settings.url)
         self._concepts = [] if self._settings.categories is None else concepts_of(self._settings.categories)
         self.asks = tuple(self._concepts)

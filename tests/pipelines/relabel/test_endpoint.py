@@ -39,9 +39,9 @@ def bright(pixels, categories, limit=128):
 # --- functions -------------------------------------------------------------------------------------------------------
 
 
-def called(name="bright", **settings):
+def called(function="bright", **settings):
     made = labelers.make(
-        Spec(name="callable", settings={"call": f"tests.pipelines.relabel.test_endpoint:{name}", **settings})
+        Spec(name="callable", settings={"call": f"tests.pipelines.relabel.test_endpoint:{function}", **settings})
     )
     made.load()
     return made
@@ -57,6 +57,15 @@ def test_a_function_is_a_labeler():
     assert made.revision.endswith("-7")
     (some,) = made.label([models.question(absent=(1,))])
     assert [p.concept.text for p in some] == ["cat"]
+
+
+def test_a_function_may_have_a_name_of_its_own():
+    plain, named = called(categories=["dog"]), called(categories=["dog"], name="my.detector-2")
+    assert (plain.name, named.name) == ("callable", "my.detector-2")
+    assert named.settings == plain.settings
+    for name in ("xsam", "callable", "a b", "", "x" * 65):
+        with pytest.raises(UserError, match="labeler callable: name"):
+            called(name=name, categories=["dog"])
 
 
 def test_functions_that_cannot_be_had():
