@@ -309,27 +309,30 @@ class LedgerMerge:
         Raises:
             AnswerError: `unknown_category`: a proposal is of a category that the ledger does not have.
         """
-        named = [(replace(one, concept=written(one.concept, self.categories)), checks) for one, checks in checked]
+        known = {category.id: category for category in self.categories}
+        named = [(replace(one, concept=written(one.concept, known)), checks) for one, checks in checked]
         words = [one.decision for one in (*human, *earlier) if isinstance(one, Known) and one.decision is not None]
         entries = merge.merge(named, human, earlier, picture, self.rules, self.round, self.labeler, words)
-        writing.check_entries(entries, picture, {category.id: category.text for category in self.categories})
+        writing.check_entries(entries, picture, {number: one.text for number, one in known.items()})
         return entries
 
 
-def written(concept: Concept, categories: Sequence[Category]) -> Concept:
-    """A concept as a ledger with these categories writes it: what has one of a category's names is of it.
+def written(concept: Concept, categories: Mapping[int, Category]) -> Concept:
+    """A concept as a ledger writes it: what has one of a category's names is of it.
 
+    Args:
+        categories: the ledger's, by id.
     Raises:
         AnswerError: `unknown_category`: it is of a category that the ledger does not have.
     """
     if concept.category_id == -1:
-        same = [one for one in categories if concept.text in (one.text, one.name)]
+        same = [one for one in categories.values() if concept.text in (one.text, one.name)]
         return Concept(text=same[0].text, category_id=same[0].id) if len(same) == 1 else concept
-    for found in categories:
-        if found.id == concept.category_id and concept.text in (found.text, found.name, *found.synonyms):
-            return replace(concept, text=found.text)
-    message = f"the ledger has no category {concept.category_id} {concept.text!r:.80}"
-    raise AnswerError("unknown_category", message)
+    found = categories.get(concept.category_id)
+    if found is None or concept.text not in (found.text, found.name, *found.synonyms):
+        message = f"the ledger has no category {concept.category_id} {concept.text!r:.80}"
+        raise AnswerError("unknown_category", message)
+    return replace(concept, text=found.text)
 
 
 def searched_by(labeler: Labeler, categories: Sequence[Category]) -> list[int]:
@@ -338,12 +341,12 @@ def searched_by(labeler: Labeler, categories: Sequence[Category]) -> list[int]:
     Raises:
         UserError: its `asks` are no concepts.
     """
-    found = set()
+    found, known = set(), {category.id: category for category in categories}
     for concept in getattr(labeler, "asks", ()):
         if not isinstance(concept, Concept):
             raise UserError(f"labeler {labeler.name}: asks: a Concept is needed, not {type(concept).__name__}")
         with contextlib.suppress(AnswerError):  # what it is called in vain costs the pictures where it is found
-            found.add(written(concept, categories).category_id)
+            found.add(written(concept, known).category_id)
     return sorted(found - {-1})
 
 

@@ -304,10 +304,10 @@ def test_mistakes_of_the_command_line(call, tree, tmp_path):
 
 
 def test_categories_have_the_names_of_the_ledger():
-    categories = (
-        Category(id=3, name="hot-dog", text="hot dog", synonyms=("frankfurter",)),
-        Category(id=4, name="a", text="a"),
-    )
+    categories = {
+        3: Category(id=3, name="hot-dog", text="hot dog", synonyms=("frankfurter",)),
+        4: Category(id=4, name="a", text="a"),
+    }
     dog = Concept(text="hot dog", category_id=3)
     for text, number in (("hot dog", 3), ("hot-dog", 3), ("frankfurter", 3), ("hot-dog", -1), ("hot dog", -1)):
         assert written(Concept(text=text, category_id=number), categories) == dog
